@@ -1,0 +1,1 @@
+"""The explorer: pages that show results and compute nothing themselves."""

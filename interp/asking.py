@@ -1,0 +1,140 @@
+"""From what a user asks (hooks, layers, metrics) to what a session holds, or a refusal with its reason."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from interp.live import Placed
+from interp.registry import unknown
+from interp.sites import MAP_SITES, Hook, head_axis, parse_site
+from interp.structure import Stack
+
+if TYPE_CHECKING:
+    from interp.metrics import Metric
+
+_GROUPS = itertools.count()  # each list of hooks, and each intervention, shares one memo
+
+_NEEDS = {"attn_out": "out", "mlp_out": "mlp", "resid_pre": "module", "resid_post": "module"}
+
+
+def choose_stack(stacks: dict[str, Stack], name: str | None, owner: str) -> Stack:
+    """The named stack, or the main one."""
+    if name is None:
+        return next(iter(stacks.values()))
+    if name not in stacks:
+        raise LookupError(f"{owner} has no {name!r} stack. Its stacks are: {', '.join(stacks)}.")
+    return stacks[name]
+
+
+def choose_layers(stack: Stack, layers: Sequence[int] | int | None, site: str) -> frozenset[int]:
+    """Layer numbers that exist and hold the site; negative ones count from the end."""
+    part = _NEEDS.get(site, "attention")
+    holding = {index for index, layer in stack.layers.items() if getattr(layer, part) is not None}
+    if layers is None:
+        if not holding:
+            raise LookupError(
+                f"no layer of the {stack.name} stack offers {site}; see model.points()."
+            )
+        return frozenset(holding)
+    asked = [layers] if isinstance(layers, int) else list(layers)
+    for layer in asked:
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise TypeError(f"layers are whole numbers, not {layer!r}.")
+        if not -stack.size <= layer < stack.size:
+            raise IndexError(
+                f"layer {layer} is out of range: the {stack.name} stack has layers "
+                f"0 to {stack.size - 1}."
+            )
+    chosen = frozenset(layer % stack.size for layer in asked)
+    if missing := sorted(chosen - holding):
+        raise LookupError(
+            f"layers {missing} of the {stack.name} stack offer no {site}; "
+            f"it is there in layers {sorted(holding)}."
+        )
+    return chosen
+
+
+def choose_heads(
+    stack: Stack, heads: Sequence[int] | int | None, site: str
+) -> tuple[int, ...] | None:
+    """Head numbers that exist at the site (KV heads at k and v)."""
+    if heads is None:
+        return None
+    if head_axis(site) is None:
+        raise ValueError(f"{site} has no heads; heads= goes with q, k, v, scores, pattern and z.")
+    count = stack.kv_heads if site in ("k", "v") else stack.heads
+    kind = "KV heads" if site in ("k", "v") else "heads"
+    asked = (heads,) if isinstance(heads, int) else tuple(heads)
+    for head in asked:
+        if not -count <= head < count:
+            raise IndexError(
+                f"head {head} is out of range: {site} of the {stack.name} stack has {kind} "
+                f"0 to {count - 1}."
+            )
+    return tuple(head % count for head in asked)
+
+
+def place_hooks(stacks: dict[str, Stack], hooks: Iterable[Hook], owner: str) -> list[Placed]:
+    """Hooks with their site, layers and heads checked; together they share one memo."""
+    group, placed = next(_GROUPS), []
+    for hook in [hooks] if isinstance(hooks, Hook) else hooks:
+        if not isinstance(hook, Hook):
+            raise TypeError(f"hooks= takes interp.Hook objects, not {hook!r}.")
+        if not callable(hook.fn):
+            raise TypeError(
+                f"the hook at {hook.site} needs a function fn(value, at), not {hook.fn!r}."
+            )
+        site, layer = parse_site(hook.site)
+        layers = hook.layers if layer is None else [layer]
+        if hook.rows and site not in MAP_SITES:
+            raise ValueError(f"rows=True goes with scores and pattern, not with {site}.")
+        stack = choose_stack(stacks, hook.stack, owner)
+        placed.append(
+            Placed(
+                Hook(site, hook.fn, layers, stack.name, hook.heads, hook.rows),
+                choose_layers(stack, layers, site),
+                stack.name,
+                choose_heads(stack, hook.heads, site),
+                group,
+            )
+        )
+    return placed
+
+
+def check_metric(metric: "Metric", stack: Stack) -> None:
+    """A metric that would give a number without meaning on this stack is refused."""
+    cross = "cross" in stack.name
+    if cross and metric.one_sequence:
+        raise ValueError(
+            f"{metric.name} measures how far back a query looks; in the {stack.name} stack queries "
+            "and keys are different sequences."
+        )
+    if metric.only_causal and not stack.causal:
+        raise ValueError(
+            f"{metric.name} is defined for causal attention; the {stack.name} stack sees both ways."
+        )
+
+
+def interventions(using: Any) -> list[Any]:
+    """`using=` as a flat list: an intervention, a hook, or lists of them, left to right."""
+    if using is None:
+        return []
+    if isinstance(using, (list, tuple)):
+        return [item for part in using for item in interventions(part)]
+    if not isinstance(using, Hook) and not callable(getattr(using, "plan", None)):
+        raise TypeError(
+            "using= takes interventions (objects with plan(model, prompt)) or interp.Hook, "
+            f"not {using!r}."
+        )
+    return [using]
+
+
+def plan(model: Any, prompt: Any, using: list[Any]) -> tuple[Any, list[Placed]]:
+    """Let each intervention see the prompt as the ones before it left it, and name its hooks."""
+    placed: list[Placed] = []
+    for item in using:
+        hooks: Iterable[Hook] = [item]
+        if not isinstance(item, Hook):
+            prompt, hooks = item.plan(model, prompt)
+        placed += place_hooks(model.stacks, hooks, model.name)
+    return prompt, placed

@@ -1,0 +1,47 @@
+"""What cannot be discovered about a model family, as data; and a tiny model of each to test on.
+
+Layers, heads and projections are found by structure (`interp.structure`). A family needs an entry
+only to be in the conformance table, or where it holds an oddity named by a field below.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from interp.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
+
+FAMILIES: "Registry[Family]" = Registry("family", "interp.families")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Facts about one `config.model_type`."""
+
+    name: str
+    kind: str  # text, vlm, vision, dual (image and text towers), encoder, encoder-decoder, audio
+    auto: str  # the transformers Auto class that opens it
+    tiny: Callable[[], "PretrainedConfig"]  # a config small enough for a test
+    inputs: Callable[..., dict[str, "Tensor"]]  # (model, batch=, length=, seed=) -> forward inputs
+    mlp: dict[str, str] = field(default_factory=dict)  # stack -> path of the MLP inside a layer
+    out: dict[str, str] = field(default_factory=dict)  # stack -> path of the output projection
+    layout: Callable[..., Any] | None = None  # where image tokens lie: see interp.images
+    own_positions: bool = False  # the model derives positions from the mask or ids by itself
+    between: tuple[str, ...] = ()  # stacks where the model adds something between two layers
+
+    def model(self, seed: int = 0) -> "PreTrainedModel":
+        """The tiny model with random weights, in float32 and eval mode."""
+        import torch
+        import transformers
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return getattr(transformers, self.auto).from_config(self.tiny()).float().eval()
+
+
+def family_of(config: "PretrainedConfig") -> Family | None:
+    """The entry for this config's model type, if it has one."""
+    return FAMILIES[config.model_type] if config.model_type in FAMILIES else None

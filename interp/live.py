@@ -1,0 +1,220 @@
+"""What is asked of the model in this context, and only in this context.
+
+`LIVE` holds the sessions of the running thread or task. Modules are tapped (their `forward` is
+shadowed on the instance) only while some session anywhere needs them, and a tap that finds no session
+of its own context steps aside: other threads on the same weights see nothing.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from interp.sites import At, Hook, head_axis
+
+if TYPE_CHECKING:
+    from interp.metrics import Metric
+    from interp.prompt import Prompt
+
+Around = Callable[[Callable[..., Any], nn.Module, tuple, dict], Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a module is in its model: an attention, a layer, an output projection, an MLP, the top."""
+
+    role: str
+    stack: str
+    layer: int
+    causal: bool = False  # positions of this stack see only earlier ones, and may come from a cache
+    between: bool = False  # the model adds to the stream between this stack's layers
+    last: bool = False
+
+
+@dataclass
+class Run:
+    """One prompt going through the model: one forward, or every step of one `generate`."""
+
+    source: "Callable[[], Prompt] | None" = None  # builds the prompt when someone asks for it
+    length: int = 0  # prompt positions; 0 until the first forward has been seen
+    first: int = 0  # positions already in the cache when this forward began
+    shape: tuple[int, int] = (0, 0)  # batch and positions of the layer that is running
+    memos: dict[int, dict] = field(default_factory=dict)
+    planned: dict[int, list["Placed"]] = field(default_factory=dict)
+    visits: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)  # rows, keys seen so far
+    ran: set[int] = field(default_factory=set)  # ids of the placed hooks that were called
+
+    @property
+    def prefill(self) -> bool:
+        return self.first < self.length or self.length == 0
+
+    @functools.cached_property
+    def prompt(self) -> "Prompt | None":
+        return self.source() if self.source is not None else None
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A hook put where it belongs; `group` tells whose memo it shares."""
+
+    hook: Hook
+    layers: frozenset[int]
+    stack: str
+    heads: tuple[int, ...] | None
+    group: int
+
+
+@dataclass(eq=False)
+class Session:
+    """Hooks and metrics that are live on one model in one context."""
+
+    places: dict[nn.Module, Place]
+    hooks: list[Placed] = field(default_factory=list)
+    metrics: "list[Watched]" = field(default_factory=list)
+    plan: "Callable[[Run], Prompt | None] | None" = None  # fills run.planned when a run begins
+
+    def placed(self, stack: str, layer: int, run: Run | None) -> Iterator[Placed]:
+        planned = run.planned.get(id(self), []) if run is not None else []
+        for hook in [*planned, *self.hooks]:
+            if hook.stack == stack and layer in hook.layers:
+                yield hook
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A metric, where it is taken, and who takes its results."""
+
+    metric: "Metric"
+    stack: str
+    layers: frozenset[int]
+    collect: Callable[[Tensor, Place], None]
+
+
+LIVE: ContextVar[tuple[Session, ...]] = ContextVar("interp_live", default=())
+RUN: ContextVar[Run | None] = ContextVar("interp_run", default=None)
+
+
+def sessions_of(module: nn.Module) -> tuple[Place | None, list[Session]]:
+    """The module's place and this context's sessions on its model."""
+    found = [session for session in LIVE.get() if module in session.places]
+    return (found[0].places[module], found) if found else (None, [])
+
+
+def hooks_at(place: Place, site: str, sessions: Iterable[Session]) -> list[Placed]:
+    run = RUN.get()
+    return [
+        placed
+        for session in sessions
+        for placed in session.placed(place.stack, place.layer, run)
+        if placed.hook.site == site
+    ]
+
+
+def pass_through(
+    value: Tensor, hooks: list[Placed], place: Place, *, first: int = 0, first_key: int = 0
+) -> Tensor:
+    """Give the value to each hook in turn; a hook that returns a tensor replaces it."""
+    run = RUN.get() or Run()
+    for placed in hooks:
+        hook = placed.hook
+        memo = run.memos.setdefault(placed.group, {})
+        at = At(hook.site, place.stack, place.layer, first, first_key, run.prefill, memo, run)
+        run.ran.add(id(placed))
+        value = _apply(value, placed, at)
+    return value
+
+
+def _apply(value: Tensor, placed: Placed, at: At) -> Tensor:
+    hook, axis = placed.hook, head_axis(placed.hook.site)
+    if placed.heads is None or axis is None:
+        result = hook.fn(value, at)
+        return value if result is None else _checked(result, value, hook, at)
+    index = value.new_tensor(placed.heads, dtype=int)
+    part = value.index_select(axis, index)
+    result = hook.fn(part, at)
+    return (
+        value if result is None else value.index_copy(axis, index, _checked(result, part, hook, at))
+    )
+
+
+def _checked(result: Any, value: Tensor, hook: Hook, at: At) -> Tensor:
+    where = f"{hook.name} at {at.site} of layer {at.layer}"
+    if not isinstance(result, Tensor):
+        raise TypeError(
+            f"{where} gave back {type(result).__name__}; return a tensor to change the value, "
+            "or None to leave it."
+        )
+    if result.shape != value.shape:
+        raise ValueError(
+            f"{where} was given {tuple(value.shape)} and gave back {tuple(result.shape)}; "
+            "the shape must stay."
+        )
+    if result.dtype != value.dtype or result.device != value.device:
+        raise ValueError(
+            f"{where} was given {value.dtype} on {value.device} and gave back {result.dtype} on "
+            f"{result.device}; end it with `.to(value)`."
+        )
+    return result
+
+
+_LOCK = threading.RLock()
+_TAPPED: dict[tuple[nn.Module, str], list] = {}
+
+
+def _install(module: nn.Module, method: str, around: Around) -> None:
+    own = module.__dict__.get(method)  # accelerate shadows `forward` the same way
+    original = getattr(module, method)
+
+    @functools.wraps(original)
+    def tapped(*args: Any, **kwargs: Any) -> Any:
+        if not LIVE.get():
+            return original(*args, **kwargs)
+        return around(original, module, args, kwargs)
+
+    _TAPPED[module, method] = [0, own, tapped]
+    setattr(module, method, tapped)
+
+
+def _remove(module: nn.Module, method: str) -> None:
+    _, own, tapped = _TAPPED.pop((module, method))
+    if module.__dict__.get(method) is not tapped:
+        return  # someone shadowed it after us: theirs now, and ours steps aside by itself
+    if own is None:
+        delattr(module, method)
+    else:
+        setattr(module, method, own)
+
+
+@contextmanager
+def tapped(taps: Iterable[tuple[nn.Module, str, Around]]) -> Iterator[None]:
+    """Shadow methods of modules for the length of the block; shared between threads by count."""
+    held: list[tuple[nn.Module, str]] = []
+    try:
+        with _LOCK:
+            for module, method, around in taps:
+                if (module, method) not in _TAPPED:
+                    _install(module, method, around)
+                _TAPPED[module, method][0] += 1
+                held.append((module, method))
+        yield
+    finally:
+        with _LOCK:
+            for key in held:
+                _TAPPED[key][0] -= 1
+                if _TAPPED[key][0] == 0:
+                    _remove(*key)
+
+
+@contextmanager
+def live(session: Session) -> Iterator[None]:
+    """Make the session part of this context for the length of the block."""
+    token = LIVE.set((*LIVE.get(), session))
+    try:
+        yield
+    finally:
+        LIVE.reset(token)

@@ -1,0 +1,42 @@
+"""How widely a query spreads its attention."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from interp.metrics import METRICS, Block, Extent, Metric
+
+# Past this score, log Z - E[score] loses more than 1e-5 to cancellation in float32.
+LARGE_SCORE = 16.0
+
+
+@dataclass(frozen=True)
+class Entropy(Metric):
+    """-sum_key A log A in nats, per head and query; 0 for a row that sees nothing."""
+
+    name: ClassVar[str] = "entropy"
+    per: ClassVar[str] = "query"
+
+    def add(self, total: Tensor, block: Block, extent: Extent) -> None:
+        if block.scores is None:
+            rows = torch.special.entr(block.pattern).sum(-1)
+        else:
+            rows = _from_scores(block.pattern, block.scores)
+        total[block.batch, block.heads, block.rows] = rows.to(total.dtype)
+
+
+def _from_scores(pattern: Tensor, scores: Tensor) -> Tensor:
+    """log A = score - log Z, so no logarithm of the map is needed: only one of each row's peak."""
+    pattern, scores = pattern.float(), scores.float()
+    peak = scores.amax(-1, keepdim=True)
+    if peak.abs().max() > LARGE_SCORE:
+        scores, peak = scores - peak, torch.zeros_like(peak)
+    highest = pattern.amax(-1)
+    log_sum = peak[..., 0] - highest.log()
+    entropy = log_sum * pattern.sum(-1) - torch.linalg.vecdot(pattern, scores)
+    return torch.where(highest > 0, entropy, 0.0)
+
+
+METRICS.add(Entropy.name, Entropy)

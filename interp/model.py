@@ -1,0 +1,327 @@
+"""A Hugging Face model with named sites: read it, reduce what passes, change it."""
+
+import inspect
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.asking import (
+    check_metric,
+    choose_layers,
+    choose_stack,
+    interventions,
+    place_hooks,
+    plan,
+)
+from interp.families import family_of
+from interp.fitting import fit, unfit
+from interp.live import RUN, Place, Placed, Run, Session, Watched, live, tapped
+from interp.metrics import resolve
+from interp.prompt import Prompt
+from interp.sites import ATTENTION_SITES, SITES, Hook, parse_site
+from interp.structure import Stack, find_stacks
+from interp.taps import plan_run, taps_for
+from interp.trace import Trace, main_output
+
+if TYPE_CHECKING:
+    import pandas
+    from transformers import PreTrainedModel
+
+    from interp.metrics import Metric
+
+
+class Model:
+    """Wraps a live model; `hf` stays the model it was, on SDPA until something is asked.
+
+    `stacks` names its towers. Hooks and traces belong to the thread (context) that asked for them.
+    """
+
+    def __init__(self, hf: "PreTrainedModel", processor: Any = None):
+        self.hf = hf
+        self.processor = processor
+        self.family = family_of(hf.config)
+        self.stacks: dict[str, Stack] = find_stacks(hf)
+        fit(hf, self.stacks)
+        self.places = _places(self.hf, self.stacks, self.family.between if self.family else ())
+        self.kind = self.family.kind if self.family else _kind(hf, self.stacks)
+
+    @property
+    def name(self) -> str:
+        return self.hf.config.name_or_path or type(self.hf).__name__
+
+    @property
+    def config(self) -> Any:
+        return self.hf.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.hf.parameters()).device
+
+    @property
+    def tokenizer(self) -> Any:
+        own = getattr(self.processor, "tokenizer", None)
+        return own or (self.processor if hasattr(self.processor, "convert_ids_to_tokens") else None)
+
+    @property
+    def image_processor(self) -> Any:
+        own = getattr(self.processor, "image_processor", None)
+        return own or (self.processor if hasattr(self.processor, "image_mean") else None)
+
+    def __repr__(self) -> str:
+        stacks = ", ".join(repr(stack).removeprefix("Stack") for stack in self.stacks.values())
+        return f"Model({self.name}: {stacks})"
+
+    def encode(self, text: Any = None, images: Any = None, **settings: Any) -> Prompt:
+        """Text, chat messages, token ids or images as a `Prompt`; a list is a batch."""
+        from interp.encode import encode
+
+        return encode(self, text, images, **settings)
+
+    def decode(self, ids: Tensor, prompt: Prompt | None = None) -> list[str]:
+        """Token ids as text, without special tokens; with `prompt`, only what came after it."""
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer; the ids are all there is.")
+        if prompt is not None and not self.config.is_encoder_decoder:
+            ids = ids[:, prompt.length :]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def arguments(self, prompt: Prompt) -> dict[str, Tensor]:
+        """What one forward needs: the prompt, positions that skip padding, a decoder's first token."""
+        given = dict(prompt.inputs)
+        accepted = inspect.signature(type(self.hf).forward).parameters
+        own = self.family is not None and self.family.own_positions
+        mask = given.get("attention_mask")
+        padded = mask is not None and mask.ndim == 2 and not bool(mask[:, 0].all())
+        if padded and "position_ids" in accepted and "position_ids" not in given and not own:
+            given["position_ids"] = (mask.long().cumsum(-1) - 1).clamp_min(0)
+        if getattr(self.config, "is_encoder_decoder", False) and not _decodes(given):
+            start = getattr(self.config, "decoder_start_token_id", None)
+            start = start if start is not None else self.hf.generation_config.decoder_start_token_id
+            rows = next(iter(given.values())).shape[0]
+            given["decoder_input_ids"] = torch.full((rows, 1), start or 0, device=self.device)
+        return given
+
+    def trace(
+        self,
+        prompt: Any,
+        *sites: str,
+        layers: Sequence[int] | int | None = None,
+        stack: str | Sequence[str] | None = None,
+        keep: Any = None,
+        using: Any = None,
+        hooks: Sequence[Hook] | Hook = (),
+        heads: Sequence[int] | int | None = None,
+    ) -> Trace:
+        """Run once and keep what passes: sites whole, metrics (`keep=`) streamed with no map made.
+
+        Values are those after every change. No sites and no metrics: every site. Gradients reach
+        what is kept as whole sites unless torch.no_grad is on; a trace of metrics alone keeps none.
+        """
+        prompt = self._prompt(prompt)
+        metrics = resolve(keep) if keep is not None else []
+        names = [stack] if stack is None or isinstance(stack, str) else list(stack)
+        chosen = [choose_stack(self.stacks, name, self.name) for name in names]
+        trace = Trace(prompt, chosen[0].name, self.name)
+        sites = sites or (() if metrics else tuple(SITES))
+        readers = [
+            placed
+            for tower in chosen
+            for site in sites
+            for placed in self._readers(trace, tower, site, layers, heads, len(sites) == len(SITES))
+        ]
+        watched = [
+            self._watch(trace, tower, metric, layers) for tower in chosen for metric in metrics
+        ]
+        gradient = torch.is_grad_enabled() and bool(readers)
+        with (
+            torch.set_grad_enabled(gradient),
+            self._asked(prompt, using, hooks, readers, watched) as run,
+        ):
+            trace.prompt = run.prompt
+            trace.output = self.hf(**self._whole(run.prompt))
+        if len(trace) == 0:
+            raise LookupError(
+                f"nothing passed {', '.join([*sites, *(m.name for m in metrics)])} of the "
+                f"{trace.stack} stack: this prompt does not reach it."
+            )
+        return trace
+
+    def logits(self, prompt: Any, using: Any = None, hooks: Sequence[Hook] | Hook = ()) -> Tensor:
+        """Run once and return the logits; gradients flow."""
+        with self._asked(self._prompt(prompt), using, hooks) as run:
+            return main_output(self.hf(**self._whole(run.prompt)))
+
+    def generate(
+        self, prompt: Any, using: Any = None, hooks: Sequence[Hook] | Hook = (), **generate: Any
+    ) -> Any:
+        """What `hf.generate` returns for this prompt and these options, under the hooks."""
+        if not hasattr(self.hf, "generate"):
+            raise ValueError(f"{type(self.hf).__name__} cannot generate; use trace or logits.")
+        with self._asked(self._prompt(prompt), using, hooks) as run:
+            return self.hf.generate(**{**run.prompt.inputs, **generate})
+
+    @contextmanager
+    def using(self, *items: Any) -> Iterator["Model"]:
+        """Plain code on `model.hf` inside the block runs under these interventions and hooks.
+
+            with model.using(VAR()):
+                model.hf.generate(**inputs)
+
+        They hold for this thread (context). A thread started inside takes them along when its target
+        is run by `contextvars.copy_context().run`.
+        """
+        listed = interventions(items)
+        for item in listed:
+            if isinstance(item, Hook):
+                place_hooks(
+                    self.stacks, item, self.name
+                )  # refuse now rather than at the first call
+
+        def begin(run: Run) -> Prompt | None:
+            prompt, placed = plan(self, run.prompt if _plans(listed) else None, listed)
+            run.planned[id(session)] = placed
+            return prompt
+
+        session = Session(self.places, plan=begin)
+        wanted = [(name, site) for name in self.stacks for site in SITES]
+        with tapped(taps_for(self.hf, self.stacks, wanted, weakref.ref(self))), live(session):
+            yield self
+
+    def points(self, prompt: Any = None) -> "pandas.DataFrame":
+        """Which site of which stack and layer can be read and changed, proved by trying each."""
+        from interp.points import probe
+
+        return probe(self, prompt)
+
+    def unwrap(self) -> "PreTrainedModel":
+        """Give the model its own attention back; this object is of no use afterwards."""
+        with _WRAPPING:
+            unfit(self.hf)
+            _WRAPPED.pop(self.hf, None)
+        return self.hf
+
+    def _prompt(self, prompt: Any) -> Prompt:
+        return prompt if isinstance(prompt, Prompt) else self.encode(prompt)
+
+    def _whole(self, prompt: Prompt) -> dict[str, Any]:
+        """A single forward needs no cache, and a long one cannot afford it."""
+        given: dict[str, Any] = self.arguments(prompt)
+        if "use_cache" in inspect.signature(type(self.hf).forward).parameters:
+            given["use_cache"] = False
+        return given
+
+    def _readers(
+        self, trace: Trace, stack: Stack, site: str, layers: Any, heads: Any, everything: bool
+    ) -> list[Placed]:
+        """Hooks that record one site; when every site is asked for, absent ones are passed over."""
+        name, own = parse_site(site)
+        try:
+            chosen = choose_layers(stack, layers if own is None else own, name)
+        except LookupError:
+            if everything and layers is None:
+                return []
+            raise
+        heads = heads if name in ATTENTION_SITES and name != "attn_out" else None
+        hook = Hook(name, trace.recorder(name), sorted(chosen), stack.name, heads)
+        return place_hooks(self.stacks, hook, self.name)
+
+    def _watch(self, trace: Trace, stack: Stack, metric: "Metric", layers: Any) -> Watched:
+        check_metric(metric, stack)
+        chosen = choose_layers(stack, layers, "pattern")
+        return Watched(metric, stack.name, chosen, trace.collect(metric.name))
+
+    @contextmanager
+    def _asked(
+        self,
+        prompt: Prompt,
+        using: Any,
+        hooks: Sequence[Hook] | Hook,
+        readers: Sequence[Placed] = (),
+        metrics: Sequence[Watched] = (),
+    ) -> Iterator[Run]:
+        """One run of this model under interventions, hooks, readers and metrics, in that order."""
+        prompt, placed = plan(self, prompt, interventions(using))
+        placed += place_hooks(self.stacks, hooks, self.name)
+        session = Session(self.places, [*placed, *readers], list(metrics))
+        wanted = [(hook.stack, hook.hook.site) for hook in session.hooks]
+        run = Run()
+        run.prompt = prompt
+        with ExitStack() as leaving:
+            leaving.enter_context(tapped(taps_for(self.hf, self.stacks, wanted, weakref.ref(self))))
+            leaving.enter_context(live(session))
+            leaving.callback(RUN.reset, RUN.set(run))
+            plan_run(self.hf, run)  # `using` blocks around this call see its prompt
+            yield run
+        self._complain(placed, run)
+
+    def _complain(self, placed: Sequence[Placed], run: Run) -> None:
+        """A hook that nothing passed is an error: it must not look like a hook without effect."""
+        for hook in placed:
+            if id(hook) not in run.ran:
+                raise LookupError(
+                    f"{hook.hook.name} at {hook.hook.site} of the {hook.stack} stack never ran: this "
+                    "prompt does not pass there (no image, or layers that the model skipped)."
+                )
+
+
+# A weak value as well: a Model holds its hf, and would keep its own key alive.
+_WRAPPED: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Model]]" = weakref.WeakKeyDictionary()
+_WRAPPING = threading.Lock()
+
+
+def wrap(hf: "PreTrainedModel", processor: Any = None) -> Model:
+    """A live transformers model as a `Model`; wrapping twice is wrapping once."""
+    if isinstance(hf, Model):
+        return hf
+    with _WRAPPING:
+        known = _WRAPPED.get(hf) if isinstance(hf, nn.Module) else None
+        model = known() if known is not None else None
+        if model is None:
+            model = Model(hf, processor)
+            _WRAPPED[hf] = weakref.ref(model)
+        if processor is not None:
+            model.processor = processor
+    return model
+
+
+def _places(
+    hf: nn.Module, stacks: dict[str, Stack], between: tuple[str, ...]
+) -> dict[nn.Module, Place]:
+    places: dict[nn.Module, Place] = {hf: Place("top", "", -1)}
+    for stack in stacks.values():
+        for index, layer in stack.layers.items():
+            settings = (stack.causal, stack.name in between, index == stack.size - 1)
+            roles = {
+                "layer": layer.module,
+                "attention": layer.attention,
+                "attn_out": layer.out,
+                "mlp_out": layer.mlp,
+            }
+            for role, module in roles.items():
+                if module is not None:
+                    places[module] = Place(role, stack.name, index, *settings)
+    return places
+
+
+def _kind(hf: nn.Module, stacks: dict[str, Stack]) -> str:
+    """What an unlisted family eats, from its config and its towers."""
+    if hasattr(hf.config, "vision_config"):
+        return "vlm" if hf.get_output_embeddings() is not None else "dual"
+    if getattr(hf, "main_input_name", "") == "pixel_values":
+        return "vision"
+    if getattr(hf.config, "is_encoder_decoder", False):
+        return "encoder-decoder" if hf.main_input_name == "input_ids" else "audio"
+    return "text" if "text" in stacks else "encoder"
+
+
+def _decodes(given: dict[str, Any]) -> bool:
+    return any(name in given for name in ("decoder_input_ids", "decoder_inputs_embeds", "labels"))
+
+
+def _plans(items: list[Any]) -> bool:
+    return any(not isinstance(item, Hook) for item in items)

@@ -1,0 +1,172 @@
+"""Residual sites, and the bookkeeping of a run: what the tapped modules do when called."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from interp.live import LIVE, RUN, Around, Place, Run, hooks_at, pass_through, sessions_of
+from interp.prompt import Prompt
+from interp.structure import Stack
+
+Forward = Callable[..., Any]
+
+
+def taps_for(
+    hf: nn.Module, stacks: dict[str, Stack], wanted: Iterable[tuple[str, str]], owner: Any
+) -> Iterator[tuple[nn.Module, str, Around]]:
+    """The methods to shadow so that these (stack, site) pairs and the run's positions are seen."""
+    yield hf, "forward", _top(owner)
+    if hasattr(hf, "generate"):
+        yield hf, "generate", _generate(owner)
+    for name, site in sorted(set(wanted)):
+        for layer in stacks[name].layers.values():
+            if layer.module is not None and site in (
+                "resid_pre",
+                "resid_post",
+                "mlp_out",
+                "attn_out",
+            ):
+                yield layer.module, "forward", around_layer
+            if layer.out is not None and site == "attn_out":
+                yield layer.out, "forward", around_part
+            if layer.mlp is not None and site == "mlp_out":
+                yield layer.mlp, "forward", around_part
+
+
+def around_layer(original: Forward, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+    """resid_pre before a layer, resid_post after it."""
+    place, sessions = sessions_of(module)
+    if place is None:
+        return original(*args, **kwargs)
+    hidden, put = _hidden(args, kwargs)
+    if place.between and place.layer > 0:
+        # The model adds to the stream between two layers: what leaves one is what enters the next.
+        before = Place("layer", place.stack, place.layer - 1, place.causal)
+        hidden = _through(hidden, "resid_post", before, sessions)
+    hidden = _through(hidden, "resid_pre", place, sessions)
+    if (run := RUN.get()) is not None:
+        run.shape = tuple(hidden.shape[:2]) if hidden.ndim > 2 else (1, hidden.shape[0])
+    args, kwargs = put(hidden)
+    output = original(*args, **kwargs)
+    if place.between and not place.last:
+        return output
+    return _change_output(output, lambda value: _through(value, "resid_post", place, sessions))
+
+
+def around_part(original: Forward, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+    """attn_out after an output projection, mlp_out after an MLP."""
+    place, sessions = sessions_of(module)
+    output = original(*args, **kwargs)
+    if place is None:
+        return output
+    return _change_output(output, lambda value: _through(value, place.role, place, sessions))
+
+
+def _through(value: Tensor, site: str, place: Place, sessions: list) -> Tensor:
+    """Hooks see [batch, position, d_model], whatever the family flattens."""
+    hooks = hooks_at(place, site, sessions)
+    if not hooks:
+        return value
+    run = RUN.get()
+    first = run.first if run is not None and (place.causal or place.stack == "cross") else 0
+    shape = value.shape
+    if value.ndim == 2:
+        batch, positions = run.shape if run is not None else (1, len(value))
+        fits = batch * positions == len(value)
+        value = value.view(batch, positions, -1) if fits else value[None]
+    return pass_through(value, hooks, place, first=first).view(shape)
+
+
+def _hidden(args: tuple, kwargs: dict) -> tuple[Tensor, Callable[[Tensor], tuple[tuple, dict]]]:
+    """The residual stream among a layer's arguments, and how to put another one there."""
+    if args:
+        return args[0], lambda value: ((value, *args[1:]), kwargs)
+    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+    return kwargs[name], lambda value: ((), {**kwargs, name: value})
+
+
+def _change_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(output, tuple):
+        return (change(output[0]), *output[1:])
+    return change(output)
+
+
+def _top(owner: Any) -> Around:
+    """Around the whole model's forward: where in the text it is, and what interventions plan."""
+
+    def around(original: Forward, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        if sessions_of(module)[0] is None:
+            return original(*args, **kwargs)
+        given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
+        given = {**given, **given.pop("kwargs", {})}
+        run = RUN.get()
+        token = None
+        if run is None:
+            run = Run(source=lambda: Prompt.from_inputs(owner(), given))
+            token = RUN.set(run)
+        try:
+            changed = plan_run(module, run)
+            if changed is not None:
+                args, kwargs = (), {**given, **owner().arguments(changed)}
+            run.first = _cached(given.get("past_key_values"))
+            run.length = run.length or run.first + _positions(given)
+            run.visits.clear()
+            return original(*args, **kwargs)
+        finally:
+            if token is not None:
+                RUN.reset(token)
+
+    return around
+
+
+def _generate(owner: Any) -> Around:
+    """Around `generate` of the plain model under `using`: all its steps are one run."""
+
+    def around(original: Forward, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        if sessions_of(module)[0] is None or RUN.get() is not None:
+            return original(*args, **kwargs)
+        given = dict(kwargs)
+        if args:
+            given[module.main_input_name] = args[0]
+        if "inputs" in given:
+            given[module.main_input_name] = given.pop("inputs")
+        run = Run(source=lambda: Prompt.from_inputs(owner(), given))
+        token = RUN.set(run)
+        try:
+            changed = plan_run(module, run)
+            if changed is not None:
+                args, kwargs = args[1:], {**given, **changed.inputs}
+            return original(*args, **kwargs)
+        finally:
+            RUN.reset(token)
+
+    return around
+
+
+def plan_run(module: nn.Module, run: Run) -> Prompt | None:
+    """Let every `using` session of this model plan, once a run; the prompt if one changed it."""
+    changed = None
+    for session in LIVE.get():
+        if module in session.places and session.plan is not None and id(session) not in run.planned:
+            run.planned[id(session)] = []
+            before = run.prompt
+            after = session.plan(run)
+            if after is not None and after is not before:
+                run.prompt = changed = after
+    return changed
+
+
+def _cached(past: Any) -> int:
+    """Positions that the cache already holds."""
+    if past is None or not hasattr(past, "get_seq_length"):
+        return 0
+    return int(past.get_seq_length())
+
+
+def _positions(given: dict[str, Any]) -> int:
+    for name in ("decoder_input_ids", "input_ids", "inputs_embeds", "decoder_inputs_embeds"):
+        if isinstance(given.get(name), Tensor):
+            return given[name].shape[1]
+    return 0

@@ -1,0 +1,137 @@
+"""What was kept of one run."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interp.live import Place
+from interp.sites import MAP_SITES, SITES, parse_site
+
+if TYPE_CHECKING:
+    from interp.prompt import Prompt
+
+Key = tuple[str, int, str]
+
+
+class Trace(Mapping[tuple[str, int], Tensor]):
+    """Values by site (or metric) and layer: `trace["pattern", 3]`, `trace["received", 3]`.
+
+    `trace["pattern", 3, "vision"]` names the stack, `trace["blocks.3.attn.hook_pattern"]` works too,
+    and `trace["pattern"]` stacks all its layers. `logits` is the model's answer, `output` all of it.
+    """
+
+    def __init__(self, prompt: "Prompt", stack: str, model: str):
+        self.prompt = prompt
+        self.stack = stack
+        self.model = model
+        self.output: Any = None
+        self._parts: dict[Key, list[Tensor]] = {}
+        self._whole: dict[Key, Tensor] = {}
+
+    @property
+    def logits(self) -> Tensor:
+        return main_output(self.output)
+
+    def recorder(self, site: str) -> Callable[..., None]:
+        """A hook function that keeps what passes."""
+
+        def record(value: Tensor, at: Any) -> None:
+            self._parts.setdefault((site, at.layer, at.stack), []).append(value)
+
+        return record
+
+    def collect(self, name: str) -> Callable[[Tensor, Place], None]:
+        """Takes a finished metric from the seam."""
+
+        def keep(value: Tensor, place: Place) -> None:
+            self._parts.setdefault((name, place.layer, place.stack), []).append(value)
+
+        return keep
+
+    def _key(self, key: Any) -> Key:
+        name, layer, stack = (*key, None, None)[:3] if isinstance(key, tuple) else (key, None, None)
+        if name not in {known for known, _, _ in self._parts}:
+            name, own = parse_site(name)
+            layer = own if layer is None else layer
+        return name, layer, stack or self._stack_of(name)
+
+    def _stack_of(self, name: str) -> str:
+        stacks = {stack for known, _, stack in self._parts if known == name}
+        return self.stack if self.stack in stacks or len(stacks) != 1 else stacks.pop()
+
+    def __getitem__(self, key: Any) -> Tensor:
+        try:
+            name, layer, stack = self._key(key)
+        except LookupError as problem:
+            raise KeyError(f"{problem} {self._held()}") from None
+        if layer is None:
+            layers = self.layers(name, stack)
+            if not layers:
+                raise KeyError(f"{name!r} was not recorded. {self._held()}")
+            return torch.stack([self._joined((name, layer, stack)) for layer in layers])
+        layers = self.layers(name, stack)
+        full = (name, layer + max(layers, default=0) + 1 if layer < 0 else layer, stack)
+        if full not in self._parts:
+            raise KeyError(f"{(name, layer)!r} was not recorded. {self._held()}")
+        return self._joined(full)
+
+    def _joined(self, key: Key) -> Tensor:
+        """The parts of a value that passed in several calls (images, windows) as one."""
+        if key not in self._whole:
+            parts = self._parts[key]
+            self._whole[key] = parts[0] if len(parts) == 1 else _join(key[0], parts)
+        return self._whole[key]
+
+    def _held(self) -> str:
+        names = dict.fromkeys((name, stack) for name, _, stack in self._parts)
+        if not names:
+            return "Nothing was."
+        held = [
+            f"{name}{'' if stack == self.stack else f' ({stack})'} of layers {self.layers(name, stack)}"
+            for name, stack in names
+        ]
+        return f"There are: {'; '.join(held)}."
+
+    def layers(self, name: str, stack: str | None = None) -> list[int]:
+        """The layers in which a site or metric was kept."""
+        stack = stack or self._stack_of(name)
+        return sorted(layer for known, layer, at in self._parts if (known, at) == (name, stack))
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        for name, layer, stack in self._parts:
+            yield (name, layer) if stack == self.stack else (name, layer, stack)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __repr__(self) -> str:
+        return f"Trace of {self.model}. {self._held()}"
+
+
+def _join(name: str, parts: list[Tensor]) -> Tensor:
+    """Maps of separate calls lie on the diagonal of one map; everything else is laid end to end."""
+    if name not in SITES:
+        return torch.cat(parts, dim=-1)
+    if name not in MAP_SITES:
+        return torch.cat(parts, dim=1)
+    queries, keys = (sum(part.shape[axis] for part in parts) for axis in (2, 3))
+    fill = 0.0 if name == "pattern" else torch.finfo(parts[0].dtype).min
+    whole = parts[0].new_full((*parts[0].shape[:2], queries, keys), fill)
+    row = column = 0
+    for part in parts:
+        whole[..., row : row + part.shape[2], column : column + part.shape[3]] = part
+        row, column = row + part.shape[2], column + part.shape[3]
+    return whole
+
+
+def main_output(output: Any) -> Tensor:
+    """The tensor that a model is asked for: logits, similarity of image and text, or last states."""
+    for name in ("logits", "logits_per_image", "last_hidden_state"):
+        value = getattr(output, name, None)
+        if isinstance(value, Tensor):
+            return value
+    raise LookupError(
+        f"{type(output).__name__} holds no logits, logits_per_image, last_hidden_state."
+    )
