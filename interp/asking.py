@@ -30,11 +30,14 @@ def choose_layers(stack: Stack, layers: Sequence[int] | int | None, site: str) -
     """Layer numbers that exist and hold the site; negative ones count from the end."""
     part = _NEEDS.get(site, "attention")
     holding = {index for index, layer in stack.layers.items() if getattr(layer, part) is not None}
+    if not holding:
+        raise LookupError(
+            f"the {stack.name} stack has no {site}: it is the cross attention of another stack, "
+            "whose layers hold the residual sites and mlp_out."
+            if "cross" in stack.name
+            else f"no layer of the {stack.name} stack offers {site}; see model.points()."
+        )
     if layers is None:
-        if not holding:
-            raise LookupError(
-                f"no layer of the {stack.name} stack offers {site}; see model.points()."
-            )
         return frozenset(holding)
     asked = [layers] if isinstance(layers, int) else list(layers)
     for layer in asked:
@@ -74,7 +77,7 @@ def choose_heads(
     return tuple(head % count for head in asked)
 
 
-def place_hooks(stacks: dict[str, Stack], hooks: Iterable[Hook], owner: str) -> list[Placed]:
+def place_hooks(stacks: dict[str, Stack], hooks: Any, owner: str) -> list[Placed]:
     """Hooks with their site, layers and heads checked; together they share one memo."""
     group, placed = next(_GROUPS), []
     for hook in [hooks] if isinstance(hooks, Hook) else hooks:

@@ -153,15 +153,24 @@ def _spoken(model: Any, messages: list[dict[str, Any]], text: str) -> list[Said]
     between = re.split(f"{OPEN}(\\d+){CLOSE}", _render(model, marked))
     asked = max((o for o, message in enumerate(messages) if message["role"] == "user"), default=-1)
     said, at = [], 0
-    for glue, number in zip(between[::2], between[1::2], strict=False):
+    for glue, number, after in zip(between[::2], between[1::2], between[2::2], strict=False):
         order, part = parts[int(number)]
         at += len(glue)
-        part = part if text.startswith(part, at) else part.strip()  # templates may trim
+        end = _end(text, at, part, after)
         role = messages[order]["role"]
         names = (role, "question") if order == asked else (role,)
-        said += _said(names, part, text, at, placeholder(model))
-        at += len(part)
+        said += _said(names, text[at:end], text, at, placeholder(model))
+        at = end
     return said
+
+
+def _end(text: str, at: int, part: str, after: str) -> int:
+    """Where a message's text ends in the rendered text; a template may have cut or trimmed it."""
+    for whole in (part, part.strip()):
+        if text.startswith(whole + after, at):
+            return at + len(whole)
+    end = text.find(after, at) if after else -1
+    return end if end >= 0 else len(text)
 
 
 def _marked(message: dict[str, Any], order: int, parts: list[tuple[int, str]]) -> dict[str, Any]:

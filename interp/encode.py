@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from interp.chat import Row, is_messages, row_of
-from interp.images import Picture, Region, patch_grid, pictures, visible_box
+from interp.images import pictures
 from interp.prompt import Prompt
-from interp.shown import as_image, by_row, check_images
+from interp.shown import as_image, by_row, check_images, whole, without_text
 from interp.tokens import check_fit, check_ids, offsets_of, padded, token_rows
 
 FIXED = ("prompt", "first", "last", "image")
@@ -55,7 +55,7 @@ def from_inputs(model: Any, inputs: dict[str, Any]) -> Prompt:
     }
     ids = inputs.get("input_ids")
     if ids is None:
-        return _without_text(model, inputs)
+        return without_text(model, inputs)
     mask = inputs.get("attention_mask", torch.ones_like(ids))
     mask = (mask if mask.shape == ids.shape else torch.ones_like(ids)).bool()
     return Prompt(inputs, mask, ids, spans=_image_span(model, ids), tokenizer=model.tokenizer)
@@ -81,7 +81,7 @@ def _of_rows(model: Any, columns: dict[str, list[list[int]]]) -> Prompt:
 
 def _of_text(model: Any, text: Any, images: Any) -> Prompt:
     _check_reads(model, images)
-    texts = text if isinstance(text, list) and not is_messages(text) else [text]
+    texts = list(text) if isinstance(text, list | tuple) and not is_messages(text) else [text]
     wrong = [each for each in texts if not isinstance(each, str) and not is_messages(each)]
     if wrong:
         raise ValueError(
@@ -154,11 +154,10 @@ def _seen(model: Any, rows: list[Row]) -> Prompt:
     encoded = model.processor(
         text=[row.text for row in rows],
         images=[row.images for row in rows],
-        return_tensors="pt",
         padding=len(rows) > 1,
         padding_side="left",
         add_special_tokens=_wants_special(model, rows[0]),
-    )
+    ).convert_to_tensors("pt")
     check_fit(model, encoded["input_ids"].shape[1])
     prompt = from_inputs(model, _ready(model, dict(encoded)))
     ids = prompt.inputs["input_ids"]
@@ -178,36 +177,8 @@ def _of_images(model: Any, images: Any) -> Prompt:
     shown = [as_image(image) for image in listed]
     encoded = dict(model.image_processor(shown, return_tensors="pt"))
     prompt = from_inputs(model, _ready(model, encoded))
-    prompt.images = [[_whole(model, prompt.inputs, image)] for image in shown]
+    prompt.images = [[whole(model, prompt.inputs, image)] for image in shown]
     return prompt
-
-
-def _whole(model: Any, inputs: dict[str, Any], image: Any) -> Picture:
-    """An image whose patches are the positions of the vision tower itself."""
-    size = (image.height, image.width)
-    try:
-        grid, first = patch_grid(model.config, tuple(inputs["pixel_values"].shape[-2:]))
-    except ValueError as unknown:
-        return Picture(size, torch.arange(0), why=str(unknown), image=image)
-    index = torch.arange(first, first + grid[0] * grid[1])
-    region = Region(grid, index.view(grid), visible_box(model.image_processor, size))
-    return Picture(size, index, (region,), image=image)
-
-
-def _without_text(model: Any, inputs: dict[str, Any]) -> Prompt:
-    """Positions are those of the vision tower, where it has one grid."""
-    pixels = inputs.get("pixel_values")
-    batch = next(iter(inputs.values())).shape[0]
-    try:
-        (rows, columns), first = patch_grid(model.config, tuple(pixels.shape[-2:]))
-    except (ValueError, AttributeError):  # no grid, or no pixels: no positions are known
-        return Prompt(inputs, torch.ones(batch, 0, dtype=torch.bool))
-    mask = torch.ones(batch, first + rows * columns, dtype=torch.bool, device=pixels.device)
-    patches = mask.clone()
-    patches[:, :first] = False
-    labels = ["class", *["register"] * (first - 1)][:first]
-    labels += [f"{row},{column}" for row in range(rows) for column in range(columns)]
-    return Prompt(inputs, mask, spans={"image": patches}, labels=labels)
 
 
 def _ready(model: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:

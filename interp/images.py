@@ -188,19 +188,16 @@ def pictures(
     model: Any, inputs: dict[str, Any], ids: Tensor, images: list[list[Any]]
 ) -> list[list[Picture]]:
     """What is known of each row's images: sizes, their tokens in the text, their regions."""
-    layout = model.family.layout if model.family else None
     known = (model.config, model.image_processor, inputs)
     rows, flat = [], 0
     for row, shown in enumerate(images):
         positions = (ids[row] == model.config.image_token_id).nonzero()[:, 0].cpu()
-        layouts = _unknown(model, len(shown), len(positions))
-        if layout is not None:
-            layouts = [
-                layout(Seen(*known, row, place, flat + place, len(shown), _size(image)))
-                for place, image in enumerate(shown)
-            ]
+        seen = [
+            Seen(*known, row, place, flat + place, len(shown), _size(image))
+            for place, image in enumerate(shown)
+        ]
         flat += len(shown)
-        rows.append(_placed(positions, layouts, shown))
+        rows.append(_placed(positions, _layouts(model, seen, len(positions)), shown))
     return rows
 
 
@@ -208,12 +205,18 @@ def _size(image: Any) -> tuple[int, int]:
     return image.height, image.width
 
 
-def _unknown(model: Any, images: int, tokens: int) -> list[Layout]:
+def _layouts(model: Any, seen: list[Seen], tokens: int) -> list[Layout]:
+    """What the family says; without its word, images share the row's tokens and have no place."""
     why = (
         f"the {model.config.model_type} family has no layout, so its image tokens have no known "
         "place on the image. Add layout= to its entry, after one in interp/layouts.py."
     )
-    return [Layout(tokens // max(images, 1), why=why)] * images
+    if model.family and model.family.layout:
+        try:
+            return [model.family.layout(image) for image in seen]
+        except ValueError as unknown:  # a tower or a setting that the layout does not cover
+            why = str(unknown)
+    return [Layout(tokens // max(len(seen), 1), why=why)] * len(seen)
 
 
 def _placed(positions: Tensor, layouts: list[Layout], shown: list[Any]) -> list[Picture]:

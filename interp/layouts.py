@@ -50,6 +50,8 @@ def one_grid(seen: Seen) -> Layout:
 
 def llava(seen: Seen) -> Layout:
     """One grid of patches; "full" keeps the tower's class token in front, "default" drops it."""
+    if seen.config.vision_config.model_type == "pixtral":
+        return mistral3(seen)
     (rows, columns), leading = patch_grid(seen.config)
     first = _kept(seen.config, leading)
     box = visible_box(seen.processor, seen.size)
@@ -57,7 +59,14 @@ def llava(seen: Seen) -> Layout:
 
 
 def _kept(config: Any, leading: int) -> int:
-    return leading - 1 if config.vision_feature_select_strategy == "default" else leading
+    """Tokens before the patches that are left of `leading`: "default" drops the first of all."""
+    strategy = getattr(config, "vision_feature_select_strategy", "default")  # VipLLaVA has no other
+    kept = leading - 1 if strategy == "default" else leading
+    if kept < 0:
+        raise ValueError(
+            "the model drops its tower's first patch, so its image tokens are no grid."
+        )
+    return kept
 
 
 def llava_next(seen: Seen) -> Layout:
@@ -125,13 +134,23 @@ def qwen_vl(seen: Seen) -> Layout:
     return Layout(rows * columns, (block(0, rows, columns),))
 
 
+def mistral3(seen: Seen) -> Layout:
+    """Mistral 3, Pixtral: one grid as large as the image asks for; its markers are other tokens."""
+    merge = getattr(seen.config, "spatial_merge_size", 1)
+    patch = seen.config.vision_config.patch_size * merge
+    height, width = seen.inputs["image_sizes"][seen.flat].tolist()
+    rows, columns = height // patch, width // patch
+    return Layout(rows * columns, (block(0, rows, columns),))
+
+
 def internvl(seen: Seen) -> Layout:
-    """Tiles row by row; then, if there are several, the whole image."""
+    """InternVL, Aya Vision: tiles row by row; then, if there are several, the whole image."""
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
     processor = seen.processor
     (rows, _), _ = patch_grid(seen.config)
-    side = round(rows * seen.config.downsample_ratio)
+    factor = getattr(seen.config, "downsample_factor", None)
+    side = rows // factor if factor else round(rows * seen.config.downsample_ratio)
     tile = processor.size["height"], processor.size["width"]
     along, down = get_optimal_tiled_canvas(
         seen.size, tile, processor.min_patches, processor.max_patches
@@ -184,8 +203,8 @@ def mllama(seen: Seen) -> Layout:
     side, tile = vision.image_size // vision.patch_size, vision.image_size
     ratio = int(seen.inputs["aspect_ratio_ids"][seen.row, seen.image]) - 1
     down, along = vision.supported_aspect_ratios[ratio]
-    height, width = get_image_size_fit_to_canvas(*seen.size, down * tile, along * tile, tile)
-    spread = down * tile / height, along * tile / width
+    fitted = get_image_size_fit_to_canvas(*seen.size, down * tile, along * tile, tile)
+    spread = down * tile / int(fitted[0]), along * tile / int(fitted[1])
     step, start = side * side + 1, seen.image * vision.max_num_tiles * (side * side + 1)
     regions = [
         Region(region.grid, region.index + start + 1 + order * (step - side * side), region.box)

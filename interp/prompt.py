@@ -98,8 +98,9 @@ class Prompt:
     @property
     def names(self) -> list[str]:
         """The spans that have names; any other string is looked up in the text."""
-        said = [name for row in self.said for part in row for name in part.names]
-        return list(dict.fromkeys(["prompt", "first", "last", *self.spans, *said]))
+        said = dict.fromkeys(name for row in self.said for part in row for name in part.names)
+        heard = [name for name in said if any(self._spoken(row, name) for row in range(len(self)))]
+        return list(dict.fromkeys(["prompt", "first", "last", *self.spans, *heard]))
 
     def where(self, name: str, image: int | None = None) -> Bool[Tensor, "batch key"]:
         """The positions of a span: a name, or a text that every row must contain.

@@ -8,6 +8,7 @@ are stacked into the rows of one product instead.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,26 +24,71 @@ Edit = Callable[[Tensor, int], Tensor]  # (value [batch, head, row, key], first 
 
 @dataclass
 class Call:
-    """One attention call, in the seam's own words."""
+    """One attention call, in the seam's own words.
+
+    `mask` is True where a key is seen, or is added to the scores; without one, `causal` says whether
+    the triangle holds. `bias` is added to the scores, [batch or 1, head, query, key]. `sinks`, [head],
+    is a learned score that joins each softmax and takes its share.
+    """
 
     query: Tensor  # [batch, head, query, d_head]
     key: Tensor  # [batch, kv_head, key, d_head]
     value: Tensor  # [batch, kv_head, key, d_value]
-    mask: (
-        Tensor | None
-    )  # True where a key is seen, or additive; None with `causal` for the triangle
+    mask: Tensor | None
     causal: bool
     scaling: float
     dropout: float = 0.0
     softcap: float | None = None
-    bias: Tensor | None = None  # [batch or 1, head, query, key], added to the scores
-    sinks: Tensor | None = (
-        None  # [head]: a learned score that joins each softmax and takes its share
-    )
+    bias: Tensor | None = None
+    sinks: Tensor | None = None
+    own_keys: bool = True  # the last keys are the queries' own positions: not so in cross attention
 
     @property
     def groups(self) -> int:
         return self.query.shape[1] // self.key.shape[1]
+
+    @cached_property
+    def seen(self) -> Tensor | None:
+        """The mask as True where a key is seen, [batch or 1, head or 1, query, key]."""
+        if self.mask is None or self.mask.dtype == torch.bool:
+            return self.mask
+        return self.mask > torch.finfo(self.mask.dtype).min / 2
+
+    @cached_property
+    def awake(self) -> Tensor | None:
+        """[..., query, 1]: rows whose values are mixed; None when all are.
+
+        A row that sees no key gives 0, as in SDPA; an eager family spreads it over all keys.
+        """
+        if self.seen is None or self.mask is None or self.mask.dtype != torch.bool:
+            return None
+        return _unless_all(self.seen.any(-1, keepdim=True))
+
+    @cached_property
+    def real(self) -> Tensor | None:
+        """[..., query, 1]: rows that stand for a token; None when all do.
+
+        A padding row sees nothing, or nobody sees its position. Its pattern is shown as 0, so that
+        sums over queries are sums over tokens; what it passes on is left as the family has it.
+        """
+        if self.seen is None:
+            return None
+        rows = self.seen.any(-1, keepdim=True)
+        if self.own_keys and self.query.shape[2] <= self.key.shape[2]:
+            own = self.seen.any(-2)[..., self.key.shape[2] - self.query.shape[2] :]
+            rows = rows & own[..., None]
+        return _unless_all(rows)
+
+
+def _unless_all(rows: Tensor) -> Tensor | None:
+    return None if bool(rows.all()) else rows
+
+
+def _part(rows: Tensor, batch: slice, heads: slice, top: int, bottom: int) -> Tensor:
+    """The rows of some examples and heads, where either axis may be shared by all."""
+    rows = rows[batch] if rows.shape[0] > 1 else rows
+    rows = rows[:, heads] if rows.shape[1] > 1 else rows
+    return rows[:, :, top:bottom]
 
 
 @dataclass(frozen=True)
@@ -57,11 +103,9 @@ class Span:
 
 def _hide(scores: Tensor, call: Call, batch: slice, heads: slice, span: Span) -> Tensor:
     """Take away the keys that a row must not see. `scores` is [batch, head, row, key]."""
-    rows, keys = slice(span.top, span.bottom), slice(span.left, span.right)
     lowest = torch.finfo(scores.dtype).min
     if call.mask is not None:
-        mask = call.mask[:, heads] if call.mask.shape[1] > 1 else call.mask
-        mask = (mask[batch] if mask.shape[0] > 1 else mask)[..., rows, keys]
+        mask = _part(call.mask, batch, heads, span.top, span.bottom)[..., span.left : span.right]
         if mask.dtype == torch.bool:
             return scores.masked_fill(~mask, lowest)
         return (scores + mask).clamp_min(lowest)
@@ -90,16 +134,6 @@ def _bend(scores: Tensor, call: Call, batch: slice, heads: slice, span: Span) ->
     return scores
 
 
-def _alive(call: Call, batch: slice, heads: slice, span: Span) -> Tensor | None:
-    """[batch, head, row, 1]: whether a row sees any key. Padding rows do not; None when all do."""
-    if call.mask is None:
-        return None
-    mask = call.mask[batch] if call.mask.shape[0] > 1 else call.mask
-    mask = (mask[:, heads] if mask.shape[1] > 1 else mask)[..., span.top : span.bottom, :]
-    seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    return seen.any(-1, keepdim=True)
-
-
 def whole(
     call: Call,
     edit_scores: Edit | None = None,
@@ -120,16 +154,18 @@ def whole(
         scores = _hide(scores, call, every, every, span)
         if edit_scores is not None:
             scores = edit_scores(scores, span.top)
-        pattern = _softmax(scores, call, every)
-        alive = _alive(call, every, every, span)
-        if alive is not None:
-            pattern = pattern * alive
-        pattern = pattern.to(call.query.dtype)
-        if edit_pattern is not None:
-            pattern = edit_pattern(pattern, span.top)
+        pattern = _softmax(scores, call, every).to(call.query.dtype)
+        if call.awake is not None:
+            pattern = pattern * call.awake[:, :, span.top : span.bottom]
+        shown = pattern
+        if call.real is not None:
+            shown = pattern * call.real[:, :, span.top : span.bottom]
+        after = shown if edit_pattern is None else edit_pattern(shown, span.top)
+        if after is not shown:
+            pattern = after
         if read is not None:
-            scores = None if edit_pattern is not None else scores.detach()
-            read(Block(pattern.detach(), scores, slice(top, span.bottom), 0, every, every))
+            scores = None if after is not shown else scores.detach()
+            read(Block(after.detach(), scores, slice(top, span.bottom), 0, every, every))
         if call.dropout:
             pattern = torch.nn.functional.dropout(pattern, call.dropout)
         outputs.append(_mix(pattern, call.value))
@@ -152,38 +188,31 @@ def _mix(pattern: Tensor, value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rows:
-    """A span of rows in streaming: what to hide in it."""
+    """A span of rows in streaming, and where hiding starts in it."""
 
     span: Span
     hide_from: int  # columns before it are seen by every row
-    alive: Tensor | None  # [1, 1, row, 1]: rows that see anything; None when all do
 
 
 def _blocks(call: Call, example: int, height: int) -> Iterator[Rows]:
-    """Blocks of rows with the columns that any of them sees; blocks that see nothing are left out."""
+    """Blocks of rows with the columns that any row of theirs sees; sightless blocks are left out."""
     total, keys = call.query.shape[2], call.key.shape[2]
-    mask = None if call.mask is None else call.mask[example if call.mask.shape[0] > 1 else 0]
-    additive = mask is not None and mask.dtype != torch.bool
-    if additive:
-        mask = mask > torch.finfo(mask.dtype).min / 2
     for top in range(0, total, height):
         bottom = min(total, top + height)
-        if mask is None:
+        if call.seen is None or call.mask is None:
             right = bottom if call.causal else keys
-            yield Rows(Span(top, bottom, 0, right), top if call.causal else right, None)
+            yield Rows(Span(top, bottom, 0, right), top if call.causal else right)
             continue
-        part = mask[:, top:bottom].flatten(0, 1)
-        seen = part.any(0).nonzero()
-        if len(seen) == 0:
+        if call.mask.dtype != torch.bool:  # where it does not hide, it may still weigh
+            yield Rows(Span(top, bottom, 0, keys), 0)
             continue
-        left, right = int(seen[0]), int(seen[-1]) + 1
-        alive = mask[:, top:bottom].any(-1)[None, :, :, None]
-        everyone = bool(alive.all())
+        part = call.seen[example if len(call.seen) > 1 else 0, :, top:bottom].flatten(0, 1)
+        columns = part.any(0).nonzero()
+        if len(columns) == 0:
+            continue
+        left, right = int(columns[0]), int(columns[-1]) + 1
         partly = (~part[:, left:right].all(0)).nonzero()
-        hide_from = left + int(partly[0]) if len(partly) else right
-        if additive:
-            hide_from = left  # where it does not hide, it may still weigh
-        yield Rows(Span(top, bottom, left, right), hide_from, None if everyone else alive)
+        yield Rows(Span(top, bottom, left, right), left + int(partly[0]) if len(partly) else right)
 
 
 @torch.no_grad()
@@ -232,9 +261,12 @@ def _stream_heads(
             edge = scores[..., rows.hide_from - span.left :]
             edge.copy_(_hide(edge, call, batch, heads, part))
         pattern = _softmax(scores, call, heads)
-        if rows.alive is not None:
-            pattern *= rows.alive[:, heads] if rows.alive.shape[1] > 1 else rows.alive
-        read(Block(pattern, scores, slice(span.top, span.bottom), span.left, batch, heads))
+        if call.awake is not None:
+            pattern *= _part(call.awake, batch, heads, span.top, span.bottom)
+        shown = pattern
+        if call.real is not None:
+            shown = pattern * _part(call.real, batch, heads, span.top, span.bottom)
+        read(Block(shown, scores, slice(span.top, span.bottom), span.left, batch, heads))
         mixed = pattern.to(value.dtype).view(wide) @ value[:, span.left : span.right]
         mixed = mixed.unflatten(1, (call.groups, -1)).flatten(0, 1)
         output[example, span.top : span.bottom, heads] = mixed.transpose(0, 1)

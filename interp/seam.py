@@ -29,14 +29,16 @@ def over_sdpa(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The seam of a model that runs on SDPA when nothing is asked."""
     place, sessions = sessions_of(module) if LIVE.get() else (None, [])
     if place is None:
-        return sdpa_attention_forward(module, query, key, value, mask, **options)
-    return attend(module, query, key, value, mask, place, sessions, sdpa_attention_forward, options)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return attend(
+        module, query, key, value, attention_mask, place, sessions, sdpa_attention_forward, options
+    )
 
 
 def over_eager(
@@ -44,15 +46,15 @@ def over_eager(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The seam of a family that has no SDPA path (soft caps, learned sinks)."""
     eager = eager_of(module)
     place, sessions = sessions_of(module) if LIVE.get() else (None, [])
     if place is None:
-        return eager(module, query, key, value, mask, **options)
-    return attend(module, query, key, value, mask, place, sessions, eager, options)
+        return eager(module, query, key, value, attention_mask, **options)
+    return attend(module, query, key, value, attention_mask, place, sessions, eager, options)
 
 
 ALL_ATTENTION_FUNCTIONS.register(OVER_SDPA, over_sdpa)
@@ -88,6 +90,7 @@ def attend(
     value = _turned(value, hooks["v"], place, first, first_key)
     if hooks["scores"] or hooks["pattern"] or metrics:
         call = read_call(module, query, key, value, mask, options)
+        call.own_keys = "cross" not in place.stack
         output = _open(module, call, hooks, metrics, place, first, first_key, options)
     else:
         output, _ = idle(module, query, key, value, mask, **options)

@@ -1,6 +1,11 @@
-"""Images as a user gives them: refused where nothing reads them, one list for each row."""
+"""Images as a user gives them, and prompts of images alone."""
 
 from typing import Any
+
+import torch
+
+from interp.images import Picture, Region, patch_grid, visible_box
+from interp.prompt import Prompt
 
 
 def as_image(value: Any) -> Any:
@@ -49,3 +54,31 @@ def by_row(images: Any, rows: int, beside: bool = False) -> list[list[Any]]:
             "images for each."
         )
     return [[as_image(image) for image in own if image is not None] for own in nested]
+
+
+def whole(model: Any, inputs: dict[str, Any], image: Any) -> Picture:
+    """An image whose patches are the positions of the vision tower itself."""
+    size = (image.height, image.width)
+    try:
+        grid, first = patch_grid(model.config, tuple(inputs["pixel_values"].shape[-2:]))
+    except ValueError as unknown:
+        return Picture(size, torch.arange(0), why=str(unknown), image=image)
+    index = torch.arange(first, first + grid[0] * grid[1])
+    region = Region(grid, index.view(grid), visible_box(model.image_processor, size))
+    return Picture(size, index, (region,), image=image)
+
+
+def without_text(model: Any, inputs: dict[str, Any]) -> Prompt:
+    """Positions are those of the vision tower, where it has one grid."""
+    pixels = inputs.get("pixel_values")
+    batch = next(iter(inputs.values())).shape[0]
+    try:
+        (rows, columns), first = patch_grid(model.config, tuple(pixels.shape[-2:]))
+    except (ValueError, AttributeError):  # no grid, or no pixels: no positions are known
+        return Prompt(inputs, torch.ones(batch, 0, dtype=torch.bool))
+    mask = torch.ones(batch, first + rows * columns, dtype=torch.bool, device=pixels.device)
+    patches = mask.clone()
+    patches[:, :first] = False
+    labels = ["class", *["register"] * (first - 1)][:first]
+    labels += [f"{row},{column}" for row in range(rows) for column in range(columns)]
+    return Prompt(inputs, mask, spans={"image": patches}, labels=labels)

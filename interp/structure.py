@@ -118,25 +118,17 @@ def _all_attend(items: nn.ModuleList) -> bool:
 
 
 def _stack_name(hf: nn.Module, path: str, attention: nn.Module) -> str:
+    """Which tower a list of layers is, from its path, its model and its attention."""
     if "qformer" in path:
         return "qformer"
     if _VISION.search(path) and "text" not in path:
         return "vision"
-    if (
-        "text_model" in path
-        and getattr(hf, "main_input_name", "") == "input_ids"
-        and _has_vision(hf)
-    ):
-        return "text"
-    if getattr(hf.config, "is_encoder_decoder", False):
+    if getattr(hf.config.get_text_config(), "is_encoder_decoder", False):
         return "decoder" if "decoder" in path else "encoder"
-    if getattr(hf, "main_input_name", "") == "pixel_values":
-        return "vision"
-    return "text" if getattr(attention, "is_causal", False) else "encoder"
-
-
-def _has_vision(hf: nn.Module) -> bool:
-    return hasattr(hf.config, "vision_config")
+    beside_images = hasattr(hf.config, "vision_config")
+    if beside_images or getattr(attention, "is_causal", False):
+        return "text"
+    return "vision" if getattr(hf, "main_input_name", "") == "pixel_values" else "encoder"
 
 
 def _free_name(name: str, path: str, stacks: dict[str, Stack]) -> str:
@@ -149,7 +141,8 @@ def _free_name(name: str, path: str, stacks: dict[str, Stack]) -> str:
 def _empty_stack(
     hf: nn.Module, name: str, path: str, attention: nn.Module, family: Family | None
 ) -> Stack:
-    causal = bool(getattr(attention, "is_causal", False)) and name in ("text", "decoder")
+    told = family is not None and name in family.causal
+    causal = told or bool(getattr(attention, "is_causal", False)) and name in ("text", "decoder")
     stack = Stack(name, path, causal)
     for index, module in enumerate(hf.get_submodule(path)):
         mlp = (family.mlp if family else {}).get(name)
@@ -201,8 +194,11 @@ def _first_at(
     module: nn.Module, paths: tuple[str, ...], holding_no_attention: bool = False
 ) -> nn.Module | None:
     """The module at the first of these paths, looked for inside the module and one level below."""
+    roots = [module]
+    for child in module.children():
+        roots += child if isinstance(child, nn.ModuleList) else [child]
     for path in paths:
-        for root in (module, *module.children()):
+        for root in roots:
             try:
                 found = root.get_submodule(path)
             except AttributeError:

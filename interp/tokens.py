@@ -80,9 +80,8 @@ def check_fit(model: Any, length: int) -> None:
     if model.kind == "encoder":
         # RoBERTa and its kin count positions from after the padding id.
         tables = [part for name, part in model.hf.named_modules() if name.endswith(_POSITIONS)]
-        limit -= (
-            max((getattr(table, "padding_idx", None) or -1 for table in tables), default=-1) + 1
-        )
+        padding = [getattr(table, "padding_idx", None) for table in tables]
+        limit -= max((1 + index for index in padding if index is not None), default=0)
     if length > limit:
         raise ValueError(
             f"the prompt has {length} tokens, and {type(model.hf).__name__} has positions for "

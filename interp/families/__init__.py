@@ -31,15 +31,21 @@ class Family:
     layout: Callable[..., Any] | None = None  # where image tokens lie: see interp.images
     own_positions: bool = False  # the model derives positions from the mask or ids by itself
     between: tuple[str, ...] = ()  # stacks where the model adds something between two layers
+    causal: tuple[str, ...] = ()  # stacks that are causal though their attention does not say so
 
     def model(self, seed: int = 0) -> "PreTrainedModel":
         """The tiny model with random weights, in float32 and eval mode."""
         import torch
         import transformers
 
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            return getattr(transformers, self.auto).from_config(self.tiny()).float().eval()
+            model = getattr(transformers, self.auto).from_config(self.tiny()).float().eval()
+            for name, weight in model.named_parameters():
+                # Gates and projections that start at zero would hide whole towers from the logits.
+                if not weight.any() and "bias" not in name:
+                    torch.nn.init.normal_(weight, std=0.3)
+        return model
 
 
 def family_of(config: "PretrainedConfig") -> Family | None:

@@ -3,6 +3,7 @@
 from interp.families import FAMILIES, Family
 from interp.families.inputs import square_in_text
 from interp.families.tiny import GROUPED, IMAGE, IMAGE_END, IMAGE_START, VISION, part, tiny
+from interp.layouts import internvl
 
 FAMILIES.add(
     "aya_vision",
@@ -22,5 +23,6 @@ FAMILIES.add(
             image_token_index=IMAGE,
         ),
         inputs=square_in_text(4, before=[IMAGE_START], after=[IMAGE_END]),
+        layout=internvl,
     ),
 )

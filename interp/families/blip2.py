@@ -3,6 +3,7 @@
 from interp.families import FAMILIES, Family
 from interp.families.inputs import square_in_text
 from interp.families.tiny import IMAGE, SPREAD, TEXT, VISION, part, tiny
+from interp.layouts import blip_2
 
 FAMILIES.add(
     "blip-2",
@@ -27,6 +28,8 @@ FAMILIES.add(
             initializer_range=SPREAD,
         ),
         inputs=square_in_text(4),
+        mlp={"qformer": "output_query.dense"},
+        layout=blip_2,
         own_positions=True,  # OPT's: counted over the attention mask
     ),
 )

@@ -39,16 +39,16 @@ add("glm4", GROUPED, head_dim=16)
 
 add("gpt2", TEXT, n_inner=96, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
 add("gpt_neox", TEXT)
-# OPT counts positions over the attention mask, and accepts none that would count otherwise.
+# OPT counts positions over the attention mask by itself.
 add("opt", TEXT, ffn_dim=96, init_std=TEXT["initializer_range"], dropout=0.0, own_positions=True)
 
-# Attention and MLP read the same input (phi, cohere, gpt_neox above).
+# Attention and MLP read the same input in phi, cohere, cohere2 (and in gpt_neox above).
 add("phi", GROUPED)
 add("cohere", GROUPED, use_qk_norm=True, logit_scale=0.5)
 add("cohere2", GROUPED, sliding_window=WINDOW, sliding_window_pattern=2, logit_scale=0.5)
 add("stablelm", GROUPED)
 # Its norms multiply by 1 + weight with weights that start at 1, which doubles every input.
-add("nemotron", GROUPED | {"initializer_range": 0.12})
+add("nemotron", GROUPED | {"initializer_range": 0.09})
 
 # Multipliers other than 1, as in released checkpoints: scaling is not 1/sqrt(d_head).
 add(

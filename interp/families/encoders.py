@@ -1,20 +1,22 @@
 """Text encoders, and encoder-decoders of text."""
 
+from typing import Any
+
 from interp.families import FAMILIES, Family
 from interp.families.inputs import source_and_target, text
-from interp.families.tiny import EOS, PAD, SPREAD, TEXT, VOCABULARY, tiny
+from interp.families.tiny import EOS, PAD, SPREAD, TEXT, VOCABULARY, WIDE_SPREAD, tiny
 
-_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_NO_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def _encoder(name: str, own_positions: bool = False, **more: object) -> None:
+def _encoder(name: str, own_positions: bool = False, **more: Any) -> None:
     FAMILIES.add(
         name,
         Family(
             name=name,
             kind="encoder",
             auto="AutoModelForMaskedLM",
-            tiny=tiny(name, TEXT, **more),
+            tiny=tiny(name, TEXT | more),
             inputs=text,
             own_positions=own_positions,
         ),
@@ -28,6 +30,7 @@ _encoder("distilbert", hidden_dim=96, dropout=0.0, attention_dropout=0.0)
 # A window of 4 to each side, in the layers that are not global.
 _encoder(
     "modernbert",
+    initializer_range=WIDE_SPREAD,
     local_attention=8,
     layer_types=["full_attention", "sliding_attention"] * 2,
     cls_token_id=TEXT["bos_token_id"],
@@ -53,7 +56,7 @@ FAMILIES.add(
             num_heads=4,
             relative_attention_num_buckets=8,
             relative_attention_max_distance=16,
-            initializer_factor=1.5,
+            initializer_factor=1.0,
             dropout_rate=0.0,
             pad_token_id=PAD,
             eos_token_id=EOS,

@@ -17,6 +17,7 @@ from interp.families.tiny import (
     part,
     tiny,
 )
+from interp.layouts import one_grid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +51,8 @@ FAMILIES.add(
             hidden_size=64,
         ),
         inputs=_prefix,
+        layout=one_grid,
+        causal=("text",),  # but for the prefix, which its mask opens
     ),
 )
 FAMILIES.add(
@@ -79,5 +82,6 @@ FAMILIES.add(
             initializer_range=SPREAD,
         ),
         inputs=_marked,
+        layout=one_grid,
     ),
 )

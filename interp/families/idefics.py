@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from interp.families import FAMILIES, Family
 from interp.families.inputs import Inputs, image_in_text
 from interp.families.tiny import GROUPED, IMAGE, IMAGE_START, PAD, VISION, part, tiny
+from interp.layouts import idefics3
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,5 +40,6 @@ for _name in ("idefics3", "smolvlm"):
                 pad_token_id=PAD,
             ),
             inputs=_cropped,
+            layout=idefics3,
         ),
     )

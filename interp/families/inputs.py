@@ -110,9 +110,7 @@ def square_in_text(
 ) -> Callable[..., Inputs]:
     """Inputs for a family whose every image is one square of the config's size."""
 
-    def made(
-        model: "PreTrainedModel", batch: int = 1, length: int = 12, seed: int = 0
-    ) -> Inputs:
+    def made(model: "PreTrainedModel", batch: int = 1, length: int = 12, seed: int = 0) -> Inputs:
         size = model.config.vision_config.image_size
         high, wide = size if isinstance(size, (list, tuple)) else (size, size)
         middle = [*before, *[IMAGE] * placeholders, *after]

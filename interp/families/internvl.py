@@ -3,6 +3,7 @@
 from interp.families import FAMILIES, Family
 from interp.families.inputs import square_in_text
 from interp.families.tiny import GROUPED, IMAGE, IMAGE_END, IMAGE_START, VISION, part, tiny
+from interp.layouts import internvl
 
 _TILE = VISION | {"image_size": [56, 56], "patch_size": [14, 14]}
 
@@ -23,5 +24,7 @@ FAMILIES.add(
             image_seq_length=4,
         ),
         inputs=square_in_text(4, before=[IMAGE_START], after=[IMAGE_END]),
+        out={"vision": "attention.projection_layer"},
+        layout=internvl,
     ),
 )

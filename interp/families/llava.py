@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from interp import layouts
 from interp.families import FAMILIES, Family
 from interp.families.inputs import Inputs, image_in_text, square_in_text
 from interp.families.tiny import GROUPED, IMAGE, VIDEO, VISION, part, tiny
@@ -42,6 +43,7 @@ FAMILIES.add(
             image_seq_length=9,
         ),
         inputs=square_in_text(9),
+        layout=layouts.llava,
     ),
 )
 FAMILIES.add(
@@ -60,6 +62,7 @@ FAMILIES.add(
             vision_feature_layer=[-2, -3],
         ),
         inputs=square_in_text(9),
+        layout=layouts.llava,
     ),
 )
 FAMILIES.add(
@@ -77,6 +80,7 @@ FAMILIES.add(
             image_grid_pinpoints=_PINPOINTS,
         ),
         inputs=_tiled,
+        layout=layouts.llava_next,
     ),
 )
 FAMILIES.add(
@@ -95,5 +99,6 @@ FAMILIES.add(
             image_grid_pinpoints=_PINPOINTS,
         ),
         inputs=_tiled,
+        layout=layouts.llava_onevision,
     ),
 )

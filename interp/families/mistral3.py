@@ -1,10 +1,11 @@
-"""Mistral 3: Pixtral sees images of any size in one packed row; a marker ends each row of tokens."""
+"""Mistral 3: Pixtral sees images of any size, packed; a marker ends each row of tokens."""
 
 from typing import TYPE_CHECKING
 
 from interp.families import FAMILIES, Family
 from interp.families.inputs import Inputs, image_in_text
 from interp.families.tiny import GROUPED, IMAGE, IMAGE_END, VISION, part, tiny
+from interp.layouts import mistral3
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,5 +38,6 @@ FAMILIES.add(
             spatial_merge_size=2,
         ),
         inputs=_rows,
+        layout=mistral3,
     ),
 )

@@ -30,11 +30,19 @@ add(
     num_experts_per_tok=2,
     sliding_window=WINDOW,
     layer_types=LOCAL_AND_GLOBAL,
+    rope_parameters={
+        "rope_type": "yarn",
+        "rope_theta": 150000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "truncate": False,
+    },
 )
-# Latent attention: keys and queries are wider than values.
+# Latent attention: keys and queries are wider than values. They come from narrow latents, which
+# need wider weights for the same spread of scores.
 add(
     "deepseek_v3",
-    TEXT,
+    TEXT | {"initializer_range": 0.2},
     num_key_value_heads=4,
     q_lora_rank=24,
     kv_lora_rank=16,
@@ -47,5 +55,6 @@ add(
     topk_group=1,
     num_experts_per_tok=2,
     first_k_dense_replace=1,
+    routed_scaling_factor=1.0,
     num_mtp_layers=0,
 )

@@ -1,10 +1,11 @@
-"""Llama 3.2 Vision: the image never enters the text; some layers attend to it instead of to text."""
+"""Llama 3.2 Vision: the image is not in the text; some layers attend to it instead of to text."""
 
 from typing import TYPE_CHECKING
 
 from interp.families import FAMILIES, Family
 from interp.families.inputs import Inputs, image_in_text
-from interp.families.tiny import GROUPED, IMAGE, SPREAD, part, tiny
+from interp.families.tiny import GROUPED, IMAGE, WIDE_SPREAD, part, tiny
+from interp.layouts import mllama
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,11 +59,12 @@ FAMILIES.add(
                     "max_num_tiles": _MAX_TILES,
                     "intermediate_layers_indices": [0, 1],
                     "vision_output_dim": 32 * 3,  # the last layer and the two named above
-                    "initializer_range": SPREAD,
+                    "initializer_range": WIDE_SPREAD,
                 },
             ),
             image_token_index=IMAGE,
         ),
         inputs=_tiled,
+        layout=mllama,
     ),
 )

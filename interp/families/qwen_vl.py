@@ -10,11 +10,12 @@ from interp.families.tiny import (
     IMAGE,
     IMAGE_END,
     IMAGE_START,
-    SPREAD,
     VIDEO,
+    WIDE_SPREAD,
     part,
     tiny,
 )
+from interp.layouts import qwen_vl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,16 +28,14 @@ _VISION: dict[str, Any] = {
     "patch_size": _PATCH,
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
-    "initializer_range": SPREAD,
+    "initializer_range": WIDE_SPREAD,
 }
 
 
 def _patches(rows: int, columns: int) -> Callable[..., Inputs]:
     """Inputs with an image of so many patches, of which each 2 x 2 become one token."""
 
-    def made(
-        model: "PreTrainedModel", batch: int = 1, length: int = 12, seed: int = 0
-    ) -> Inputs:
+    def made(model: "PreTrainedModel", batch: int = 1, length: int = 12, seed: int = 0) -> Inputs:
         import torch
 
         middle = [IMAGE_START, *[IMAGE] * (rows * columns // 4), IMAGE_END]
@@ -78,6 +77,7 @@ def _add(
                 vision_end_token_id=IMAGE_END,
             ),
             inputs=inputs,
+            layout=qwen_vl,
             # Positions need the images' grids: see get_rope_index of each model.
             own_positions=True,
             between=between,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from interp.families import FAMILIES, Family
 from interp.families.inputs import Inputs, pixels, put, seeded, words
-from interp.families.tiny import BOS, EOS, PAD, SPREAD, VOCABULARY, tiny
+from interp.families.tiny import BOS, EOS, PAD, VOCABULARY, WIDE_SPREAD, tiny
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +43,7 @@ FAMILIES.add(
             decoder_ffn_dim=96,
             max_source_positions=16,
             max_target_positions=64,
-            init_std=SPREAD,
+            init_std=WIDE_SPREAD,
             pad_token_id=PAD,
             bos_token_id=BOS,
             eos_token_id=EOS,

@@ -1,12 +1,13 @@
 """Image encoders, alone or beside a text encoder."""
 
+from typing import Any
+
 from interp.families import FAMILIES, Family
 from interp.families.inputs import image, image_beside_text
 from interp.families.tiny import TEXT, VISION, part, tiny
 
 
-
-def _classifier(name: str, **more: object) -> None:
+def _classifier(name: str, **more: Any) -> None:
     FAMILIES.add(
         name,
         Family(
@@ -40,6 +41,7 @@ FAMILIES.add(
             initializer_factor=4.0,
         ),
         inputs=image_beside_text,
+        causal=("text",),  # told to the attention call by call
     ),
 )
 FAMILIES.add(

@@ -1,0 +1,1 @@
+"""Time and memory of attention statistics, beside what else can compute them."""

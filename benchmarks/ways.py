@@ -1,0 +1,131 @@
+"""Ways to get attention statistics out of a model: the toolkit's own, and what else there is.
+
+A way builds its model and gives back a function from token ids to statistics and logits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+import interp
+from benchmarks.dense import Statistics, dense, stacked
+from benchmarks.shapes import Shape, build
+
+Run = Callable[[Tensor], Statistics]
+
+
+@dataclass(frozen=True)
+class Way:
+    title: str
+    prepare: Callable[[Shape], Run]
+    peer: bool = False
+    package: str = ""  # import name, where it may be missing
+    install: str = ""
+
+    @property
+    def missing(self) -> bool:
+        return bool(self.package) and find_spec(self.package) is None
+
+
+def _attentions(model: Any, shape: Shape) -> list[Any]:
+    if shape.family == "gpt2":
+        return [layer.attn for layer in model.transformer.h]
+    return [layer.self_attn for layer in model.model.layers]
+
+
+def _plain(shape: Shape) -> Run:
+    model = build(shape, "sdpa")
+    return lambda ids: {"logits": model(ids, use_cache=False).logits[0]}
+
+
+def _streamed(*keep: str) -> Callable[[Shape], Run]:
+    def prepare(shape: Shape) -> Run:
+        model = interp.wrap(build(shape, "sdpa"))
+
+        def run(ids: Tensor) -> Statistics:
+            trace = model.trace(ids, keep=list(keep))
+            return {name: trace[name][:, 0] for name in keep} | {"logits": trace.logits[0]}
+
+        return run
+
+    return prepare
+
+
+def _eager(shape: Shape) -> Run:
+    model = build(shape, "eager")
+
+    def run(ids: Tensor) -> Statistics:
+        output = model(ids, use_cache=False, output_attentions=True)
+        kept = stacked([dense(pattern) for pattern in output.attentions])
+        return kept | {"logits": output.logits[0]}
+
+    return run
+
+
+def _hooked(shape: Shape) -> Run:
+    model = build(shape, "eager")
+    kept: list[Statistics] = []
+    for attention in _attentions(model, shape):
+        attention.register_forward_hook(lambda _, given, output: kept.append(dense(output[1])))
+
+    def run(ids: Tensor) -> Statistics:
+        kept.clear()
+        logits = model(ids, use_cache=False).logits[0]
+        return stacked(kept) | {"logits": logits}
+
+    return run
+
+
+def _lens(shape: Shape) -> Run:
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    model = build(shape, "eager")
+    bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
+
+    def run(ids: Tensor) -> Statistics:
+        logits, cache = bridge.run_with_cache(
+            ids, names_filter=lambda name: name.endswith("hook_pattern"), use_cache=False
+        )
+        patterns = [cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(shape.layers)]
+        return stacked([dense(pattern) for pattern in patterns]) | {"logits": logits[0]}
+
+    return run
+
+
+def _nnsight(shape: Shape) -> Run:
+    from nnsight import NNsight
+
+    wrapped = NNsight(build(shape, "eager"))
+    attentions = _attentions(wrapped, shape)
+
+    def run(ids: Tensor) -> Statistics:
+        with wrapped.trace(ids, use_cache=False):
+            patterns = list().save()  # type: ignore[attr-defined]
+            for attention in attentions:
+                patterns.append(attention.output[1])
+            logits = wrapped.output.logits.save()
+        return stacked([dense(pattern) for pattern in patterns]) | {"logits": logits[0]}
+
+    return run
+
+
+WAYS = {
+    "sdpa": Way("SDPA forward, no statistics", _plain),
+    "interp": Way("interp, streamed", _streamed("received", "entropy", "distance")),
+    "interp+waad": Way("interp, with WAAD", _streamed("received", "entropy", "distance", "waad")),
+    "eager": Way("eager, all maps, then statistics", _eager, peer=True),
+    "hook": Way("eager, hook a layer, reduce, drop", _hooked, peer=True),
+    "lens": Way(
+        "TransformerLens run_with_cache",
+        _lens,
+        peer=True,
+        package="transformer_lens",
+        install="transformer-lens==4.3.0",
+    ),
+    "nnsight": Way(
+        "nnsight, save all maps", _nnsight, peer=True, package="nnsight", install="nnsight==0.8.1"
+    ),
+}

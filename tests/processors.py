@@ -1,0 +1,359 @@
+"""Tiny processors, built with nothing downloaded: a tokenizer made here, and each family's own
+processor class around its PIL image processor, sized to the tiny configs.
+
+Ids fit the configs of `interp.families.tiny`: special tokens below 10, spelling from there on.
+"""
+
+import functools
+import json
+import string
+from collections.abc import Callable
+from typing import Any
+
+from interp.families.tiny import BOS, EOS, IMAGE, IMAGE_END, IMAGE_START, PAD, VIDEO, VOCABULARY
+from interp.processors import without_video
+
+SENTENCES = [
+    "The Eiffel Tower stands in the city of Paris, and the Louvre stands there too.",
+    "What colour is the square in the image? The square is red, the circle is blue.",
+    "You are a helpful assistant. Where is the circle: left, right, above or below?",
+]
+LETTERS = string.ascii_letters + string.digits + ".,?!:;'<>_|/-"
+# What ByteLevel writes for a space, a newline, and the two bytes of an e with an accent.
+BYTES = "ĠĊÃ©"
+
+CHAT = (
+    "{{ bos_token }}{% for message in messages %}{{ message.role | upper }}: "
+    "{% if message.content is string %}{{ message.content | trim }}{% else %}"
+    "{% for part in message.content %}{% if part.type == 'image' %}MARK{% else %}"
+    "{{ part.text | trim }}{% endif %}{% endfor %}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+@functools.cache
+def _spelling() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Byte-level BPE of the sentences above: pieces with ids from 10, and merges."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 24, initial_alphabet=list(LETTERS + BYTES), show_progress=False
+    )
+    made.train_from_iterator(SENTENCES, trainer)
+    model = json.loads(made.to_str())["model"]
+    pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    return {piece: 10 + order for order, piece in enumerate(pieces)}, model["merges"]
+
+
+def tokenizer(names: dict[int, str] | None = None, begins: bool = True, **settings: Any) -> Any:
+    """A fast tokenizer; `names` are the special tokens of a family at their ids."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary, merges = _spelling()
+    special = {PAD: "<pad>", BOS: "<s>", EOS: "</s>"} | (names or {})
+    vocabulary = vocabulary | {name: token for token, name in special.items()}
+    # Without holes, tokens that a processor adds get ids above the model's vocabulary.
+    holes = set(range(VOCABULARY)) - set(vocabulary.values())
+    vocabulary |= {f"<unused{token}>": token for token in holes}
+    made = Tokenizer(models.BPE(vocabulary, [tuple(merge) for merge in merges]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    if begins:
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", BOS)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=list((names or {}).values()),
+        **settings,
+    )
+
+
+def _chat(mark: str) -> str:
+    return CHAT.replace("MARK", mark)
+
+
+def _llava(config: Any, chat: bool = True) -> Any:
+    from transformers import LlavaImageProcessorPil, LlavaProcessor
+
+    side = config.vision_config.image_size
+    return LlavaProcessor(
+        LlavaImageProcessorPil(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        ),
+        tokenizer({IMAGE: "<image>"}),
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=getattr(config, "vision_feature_select_strategy", "default"),
+        num_additional_image_tokens=1,
+        chat_template=_chat("<image>") if chat else None,
+    )
+
+
+def _llava_next(config: Any) -> Any:
+    from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor
+
+    side = config.vision_config.image_size
+    return LlavaNextProcessor(
+        LlavaNextImageProcessorPil(
+            size={"shortest_edge": side},
+            crop_size={"height": side, "width": side},
+            image_grid_pinpoints=config.image_grid_pinpoints,
+        ),
+        tokenizer({IMAGE: "<image>"}),
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=1,
+        chat_template=_chat("<image>"),
+    )
+
+
+def _llava_onevision(config: Any) -> Any:
+    from transformers import LlavaOnevisionImageProcessorPil, LlavaOnevisionProcessor
+
+    side = config.vision_config.image_size
+    return without_video(LlavaOnevisionProcessor)(
+        LlavaOnevisionImageProcessorPil(
+            size={"height": side, "width": side},
+            image_grid_pinpoints=config.image_grid_pinpoints,
+        ),
+        tokenizer({IMAGE: "<image>", VIDEO: "<video>"}),
+        num_image_tokens=(side // config.vision_config.patch_size) ** 2,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        vision_aspect_ratio=config.vision_aspect_ratio,
+        chat_template=_chat("<image>"),
+    )
+
+
+def _qwen(kind: str, config: Any) -> Any:
+    import transformers
+
+    names = {
+        IMAGE: "<|image_pad|>",
+        VIDEO: "<|video_pad|>",
+        IMAGE_START: "<|vision_start|>",
+        IMAGE_END: "<|vision_end|>",
+    }
+    vision = config.vision_config
+    return without_video(getattr(transformers, kind))(
+        transformers.Qwen2VLImageProcessorPil(
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            size={"shortest_edge": 28 * 28, "longest_edge": 12 * 28 * 28},
+        ),
+        tokenizer(names),
+        chat_template=_chat("<|vision_start|><|image_pad|><|vision_end|>"),
+    )
+
+
+def _tile_processor(side: int) -> Any:
+    from transformers import GotOcr2ImageProcessorPil
+
+    return GotOcr2ImageProcessorPil(
+        size={"height": side, "width": side}, crop_to_patches=True, max_patches=6
+    )
+
+
+def _internvl(config: Any) -> Any:
+    from transformers import InternVLProcessor
+
+    names = {IMAGE: "<IMG_CONTEXT>", VIDEO: "<video>", IMAGE_START: "<img>", IMAGE_END: "</img>"}
+    return without_video(InternVLProcessor)(
+        _tile_processor(config.vision_config.image_size[0]),
+        tokenizer(
+            names,
+            extra_special_tokens={
+                "context_image_token": "<IMG_CONTEXT>",
+                "video_token": "<video>",
+                "start_image_token": "<img>",
+                "end_image_token": "</img>",
+            },
+        ),
+        image_seq_length=config.image_seq_length,
+        chat_template=_chat("<IMG_CONTEXT>\n"),
+    )
+
+
+def _aya_vision(config: Any) -> Any:
+    from transformers import AyaVisionProcessor
+
+    names = {
+        IMAGE: "<|IMG_PATCH|>",
+        IMAGE_START: "<|START_OF_IMG|>",
+        IMAGE_END: "<|END_OF_IMG|>",
+        7: "<image>",
+        8: "TILE",
+        9: "TILE_GLOBAL",
+    }
+    side = config.vision_config.image_size
+    return AyaVisionProcessor(
+        _tile_processor(side),
+        tokenizer(names),
+        patch_size=config.vision_config.patch_size,
+        img_size=side,
+        downsample_factor=config.downsample_factor,
+        chat_template=_chat("<image>"),
+    )
+
+
+def _idefics3(config: Any) -> Any:
+    """SmolVLM's own processor is the same in what it writes, and asks for num2words."""
+    from transformers import Idefics3ImageProcessorPil, Idefics3Processor
+
+    names = {
+        IMAGE: "<image>",
+        IMAGE_START: "<fake_token_around_image>",
+        IMAGE_END: "<end_of_utterance>",
+        7: "<row_1_col_1>",
+        8: "<row_1_col_2>",
+        9: "<global-img>",
+    }
+    vision = config.vision_config
+    return Idefics3Processor(
+        Idefics3ImageProcessorPil(
+            size={"longest_edge": 2 * vision.image_size},
+            max_image_size={"longest_edge": vision.image_size},
+        ),
+        tokenizer(names),
+        image_seq_len=(vision.image_size // vision.patch_size // config.scale_factor) ** 2,
+        chat_template=_chat("<image>"),
+    )
+
+
+def _paligemma(config: Any) -> Any:
+    from transformers import PaliGemmaProcessor, SiglipImageProcessorPil
+
+    vision = config.vision_config
+    images = SiglipImageProcessorPil(size={"height": vision.image_size, "width": vision.image_size})
+    images.image_seq_length = (vision.image_size // vision.patch_size) ** 2
+    # The processor writes the first token itself, after the image.
+    return PaliGemmaProcessor(images, tokenizer({IMAGE: "<image>"}, begins=False))
+
+
+def _gemma3(config: Any) -> Any:
+    from transformers import Gemma3ImageProcessorPil, Gemma3Processor
+
+    names = {
+        IMAGE: "<image_soft_token>",
+        IMAGE_START: "<start_of_image>",
+        IMAGE_END: "<end_of_image>",
+    }
+    side = config.vision_config.image_size
+    return Gemma3Processor(
+        Gemma3ImageProcessorPil(size={"height": side, "width": side}),
+        tokenizer(
+            names,
+            extra_special_tokens={
+                "image_token": "<image_soft_token>",
+                "boi_token": "<start_of_image>",
+                "eoi_token": "<end_of_image>",
+            },
+        ),
+        image_seq_length=config.mm_tokens_per_image,
+        chat_template=_chat("<start_of_image>"),
+    )
+
+
+def _mllama(config: Any) -> Any:
+    from transformers import MllamaImageProcessorPil, MllamaProcessor
+
+    vision = config.vision_config
+    return MllamaProcessor(
+        MllamaImageProcessorPil(
+            size={"height": vision.image_size, "width": vision.image_size},
+            max_image_tiles=vision.max_num_tiles,
+        ),
+        tokenizer({IMAGE: "<|image|>", 7: "<|python_tag|>"}),
+        chat_template=_chat("<|image|>"),
+    )
+
+
+def _blip2(config: Any) -> Any:
+    from transformers import Blip2Processor, BlipImageProcessorPil
+
+    side = config.vision_config.image_size
+    return Blip2Processor(
+        BlipImageProcessorPil(size={"height": side, "width": side}),
+        tokenizer({IMAGE: "<image>"}),
+        num_query_tokens=config.num_query_tokens,
+    )
+
+
+PROCESSORS: dict[str, Callable[[Any], Any]] = {
+    "aya_vision": _aya_vision,
+    "blip-2": _blip2,
+    "gemma3": _gemma3,
+    "idefics3": _idefics3,
+    "internvl": _internvl,
+    "llava": _llava,
+    "llava_next": _llava_next,
+    "llava_onevision": _llava_onevision,
+    "mllama": _mllama,
+    "paligemma": _paligemma,
+    "qwen2_5_vl": functools.partial(_qwen, "Qwen2_5_VLProcessor"),
+    "qwen2_vl": functools.partial(_qwen, "Qwen2VLProcessor"),
+    "qwen3_vl": functools.partial(_qwen, "Qwen3VLProcessor"),
+    "smolvlm": _idefics3,
+    "vipllava": _llava,
+}
+
+
+def _vision(name: str, config: Any) -> Any:
+    """The image processor of a tower that stands alone, made to crop as the real ones do."""
+    import transformers
+
+    side = config.image_size
+    square = {"height": side, "width": side}
+    kinds = {
+        "vit": ("ViTImageProcessorPil", {"size": square}),
+        "deit": (
+            "DeiTImageProcessorPil",
+            {"size": {"height": side + 14, "width": side + 14}, "crop_size": square},
+        ),
+        "dinov2": ("BitImageProcessorPil", {"size": {"shortest_edge": side}, "crop_size": square}),
+    }
+    kind, sizes = kinds[name]
+    return getattr(transformers, kind)(**sizes)
+
+
+def _clip(config: Any) -> Any:
+    from transformers import CLIPImageProcessorPil, CLIPProcessor
+
+    side = config.vision_config.image_size
+    return CLIPProcessor(
+        CLIPImageProcessorPil(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        ),
+        tokenizer(),
+    )
+
+
+def _siglip(config: Any) -> Any:
+    from transformers import SiglipImageProcessorPil, SiglipProcessor
+
+    side = config.vision_config.image_size
+    return SiglipProcessor(
+        SiglipImageProcessorPil(size={"height": side, "width": side}),
+        tokenizer(begins=False, model_input_names=["input_ids"]),
+    )
+
+
+TOWERS: dict[str, Callable[[Any], Any]] = {
+    "clip": _clip,
+    "deit": functools.partial(_vision, "deit"),
+    "dinov2": functools.partial(_vision, "dinov2"),
+    "siglip": _siglip,
+    "vit": functools.partial(_vision, "vit"),
+}
+
+
+def processor_of(family: str, config: Any) -> Any:
+    """The tiny processor of a vision family for this config; a tokenizer for any other family."""
+    made = PROCESSORS.get(family) or TOWERS.get(family)
+    return made(config) if made else tokenizer()
