@@ -28,7 +28,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.installed
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 tests: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
@@ -38,7 +38,7 @@ fix: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed
-	$(BIN)/python -m docs.models
+	$(BIN)/python -m docs.models && $(BIN)/python -m docs.readme
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.statistics

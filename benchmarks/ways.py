@@ -103,7 +103,7 @@ def _nnsight(shape: Shape) -> Run:
 
     def run(ids: Tensor) -> Statistics:
         with wrapped.trace(ids, use_cache=False):
-            patterns = list().save()  # type: ignore[attr-defined]
+            patterns = [].save()  # type: ignore[attr-defined]
             for attention in attentions:
                 patterns.append(attention.output[1])
             logits = wrapped.output.logits.save()

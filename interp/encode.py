@@ -81,7 +81,9 @@ def _of_rows(model: Any, columns: dict[str, list[list[int]]]) -> Prompt:
 
 def _of_text(model: Any, text: Any, images: Any) -> Prompt:
     _check_reads(model, images)
-    texts = list(text) if isinstance(text, list | tuple) and not is_messages(text) else [text]
+    texts: list[Any] = (
+        list(text) if isinstance(text, list | tuple) and not is_messages(text) else [text]
+    )
     wrong = [each for each in texts if not isinstance(each, str) and not is_messages(each)]
     if wrong:
         raise ValueError(

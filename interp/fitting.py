@@ -15,6 +15,17 @@ _BEFORE: "weakref.WeakKeyDictionary[nn.Module, list[tuple[Any, str | None]]]" = 
 )
 
 
+def check_kind(hf: Any) -> None:
+    """Only transformers models come with the attention interface that the seam is."""
+    from transformers import PreTrainedModel
+
+    if not isinstance(hf, PreTrainedModel):
+        raise TypeError(
+            f"interp wraps transformers models, not {type(hf).__name__}; "
+            "pass the PreTrainedModel itself."
+        )
+
+
 def fit(hf: nn.Module, stacks: dict[str, Stack]) -> None:
     """Set every config of the model to the seam, over SDPA where the family has it, else over eager.
 
@@ -24,21 +35,15 @@ def fit(hf: nn.Module, stacks: dict[str, Stack]) -> None:
 
     from interp.seam import OVER_EAGER, OVER_SDPA
 
-    if not isinstance(hf, PreTrainedModel):
-        raise TypeError(
-            f"interp wraps transformers models, not {type(hf).__name__}; "
-            "pass the PreTrainedModel itself."
-        )
     _refuse(hf, stacks)
     wanted: dict[int, tuple[Any, str]] = {}
     for module in hf.modules():
         config = getattr(module, "config", None)
         if not isinstance(config, PretrainedConfig):
             continue
-        if isinstance(module, PreTrainedModel):
-            wanted[id(config)] = (config, OVER_SDPA if module._supports_sdpa else OVER_EAGER)
-        elif id(config) not in wanted:
-            wanted[id(config)] = (config, OVER_SDPA)
+        if isinstance(module, PreTrainedModel) and not module._supports_sdpa:
+            wanted[id(config)] = (config, OVER_EAGER)
+        wanted.setdefault(id(config), (config, OVER_SDPA))
     before = _BEFORE.setdefault(hf, [])
     for config, name in wanted.values():
         own = config._attn_implementation

@@ -19,7 +19,7 @@ from interp.asking import (
     plan,
 )
 from interp.families import family_of
-from interp.fitting import fit, unfit
+from interp.fitting import check_kind, fit, unfit
 from interp.live import RUN, Place, Placed, Run, Session, Watched, live, tapped
 from interp.metrics import resolve
 from interp.prompt import Prompt
@@ -42,6 +42,7 @@ class Model:
     """
 
     def __init__(self, hf: "PreTrainedModel", processor: Any = None):
+        check_kind(hf)
         self.hf = hf
         self.processor = processor
         self.family = family_of(hf.config)

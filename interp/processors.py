@@ -10,9 +10,9 @@ def open_processor(name: str, config: Any, **settings: Any) -> Any:
     """
     from transformers import AutoProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-    from transformers.utils import is_torchvision_available
+    from transformers.utils.import_utils import is_torchvision_available
 
-    kind = PROCESSOR_MAPPING.get(type(config), None)
+    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
     if kind is None or "video_processor" not in kind.get_attributes() or is_torchvision_available():
         return AutoProcessor.from_pretrained(name, **settings)
     return without_video(kind).from_pretrained(name, **settings)

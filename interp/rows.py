@@ -117,11 +117,12 @@ def _hide(scores: Tensor, call: Call, batch: slice, heads: slice, span: Span) ->
 
 
 def _softmax(scores: Tensor, call: Call, heads: slice) -> Tensor:
-    """Softmax in float32, with the learned sink as one more key that is not returned."""
+    """Softmax in at least float32, with the learned sink as one more key that is not returned."""
+    precision = torch.promote_types(scores.dtype, torch.float32)
     if call.sinks is None:
-        return torch.softmax(scores, dim=-1, dtype=torch.float32)
+        return torch.softmax(scores, dim=-1, dtype=precision)
     sink = call.sinks[heads].view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
-    return torch.softmax(torch.cat([scores, sink.to(scores)], -1), -1, torch.float32)[..., :-1]
+    return torch.softmax(torch.cat([scores, sink.to(scores)], -1), -1, precision)[..., :-1]
 
 
 def _bend(scores: Tensor, call: Call, batch: slice, heads: slice, span: Span) -> Tensor:

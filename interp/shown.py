@@ -70,7 +70,7 @@ def whole(model: Any, inputs: dict[str, Any], image: Any) -> Picture:
 
 def without_text(model: Any, inputs: dict[str, Any]) -> Prompt:
     """Positions are those of the vision tower, where it has one grid."""
-    pixels = inputs.get("pixel_values")
+    pixels: Any = inputs.get("pixel_values")
     batch = next(iter(inputs.values())).shape[0]
     try:
         (rows, columns), first = patch_grid(model.config, tuple(pixels.shape[-2:]))

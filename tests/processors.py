@@ -1,26 +1,16 @@
-"""Tiny processors, built with nothing downloaded: a tokenizer made here, and each family's own
-processor class around its PIL image processor, sized to the tiny configs.
-
-Ids fit the configs of `interp.families.tiny`: special tokens below 10, spelling from there on.
+"""Each family's own processor, with nothing downloaded: around its PIL image processor, sized to
+the tiny configs, and the tiny tokenizer with the family's special tokens where the config has them.
 """
 
 import functools
-import json
-import string
 from collections.abc import Callable
 from typing import Any
 
-from interp.families.tiny import BOS, EOS, IMAGE, IMAGE_END, IMAGE_START, PAD, VIDEO, VOCABULARY
-from interp.processors import without_video
+from tiny_tokenizer import tokenizer
+from tower_processors import TOWERS
 
-SENTENCES = [
-    "The Eiffel Tower stands in the city of Paris, and the Louvre stands there too.",
-    "What colour is the square in the image? The square is red, the circle is blue.",
-    "You are a helpful assistant. Where is the circle: left, right, above or below?",
-]
-LETTERS = string.ascii_letters + string.digits + ".,?!:;'<>_|/-"
-# What ByteLevel writes for a space, a newline, and the two bytes of an e with an accent.
-BYTES = "ĠĊÃ©"
+from interp.families.tiny import IMAGE, IMAGE_END, IMAGE_START, VIDEO
+from interp.processors import without_video
 
 CHAT = (
     "{{ bos_token }}{% for message in messages %}{{ message.role | upper }}: "
@@ -29,50 +19,6 @@ CHAT = (
     "{{ part.text | trim }}{% endif %}{% endfor %}{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-
-
-@functools.cache
-def _spelling() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Byte-level BPE of the sentences above: pieces with ids from 10, and merges."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 24, initial_alphabet=list(LETTERS + BYTES), show_progress=False
-    )
-    made.train_from_iterator(SENTENCES, trainer)
-    model = json.loads(made.to_str())["model"]
-    pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    return {piece: 10 + order for order, piece in enumerate(pieces)}, model["merges"]
-
-
-def tokenizer(names: dict[int, str] | None = None, begins: bool = True, **settings: Any) -> Any:
-    """A fast tokenizer; `names` are the special tokens of a family at their ids."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary, merges = _spelling()
-    special = {PAD: "<pad>", BOS: "<s>", EOS: "</s>"} | (names or {})
-    vocabulary = vocabulary | {name: token for token, name in special.items()}
-    # Without holes, tokens that a processor adds get ids above the model's vocabulary.
-    holes = set(range(VOCABULARY)) - set(vocabulary.values())
-    vocabulary |= {f"<unused{token}>": token for token in holes}
-    made = Tokenizer(models.BPE(vocabulary, [tuple(merge) for merge in merges]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    if begins:
-        made.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", BOS)]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=list((names or {}).values()),
-        **settings,
-    )
 
 
 def _chat(mark: str) -> str:
@@ -301,55 +247,6 @@ PROCESSORS: dict[str, Callable[[Any], Any]] = {
     "qwen3_vl": functools.partial(_qwen, "Qwen3VLProcessor"),
     "smolvlm": _idefics3,
     "vipllava": _llava,
-}
-
-
-def _vision(name: str, config: Any) -> Any:
-    """The image processor of a tower that stands alone, made to crop as the real ones do."""
-    import transformers
-
-    side = config.image_size
-    square = {"height": side, "width": side}
-    kinds = {
-        "vit": ("ViTImageProcessorPil", {"size": square}),
-        "deit": (
-            "DeiTImageProcessorPil",
-            {"size": {"height": side + 14, "width": side + 14}, "crop_size": square},
-        ),
-        "dinov2": ("BitImageProcessorPil", {"size": {"shortest_edge": side}, "crop_size": square}),
-    }
-    kind, sizes = kinds[name]
-    return getattr(transformers, kind)(**sizes)
-
-
-def _clip(config: Any) -> Any:
-    from transformers import CLIPImageProcessorPil, CLIPProcessor
-
-    side = config.vision_config.image_size
-    return CLIPProcessor(
-        CLIPImageProcessorPil(
-            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
-        ),
-        tokenizer(),
-    )
-
-
-def _siglip(config: Any) -> Any:
-    from transformers import SiglipImageProcessorPil, SiglipProcessor
-
-    side = config.vision_config.image_size
-    return SiglipProcessor(
-        SiglipImageProcessorPil(size={"height": side, "width": side}),
-        tokenizer(begins=False, model_input_names=["input_ids"]),
-    )
-
-
-TOWERS: dict[str, Callable[[Any], Any]] = {
-    "clip": _clip,
-    "deit": functools.partial(_vision, "deit"),
-    "dinov2": functools.partial(_vision, "dinov2"),
-    "siglip": _siglip,
-    "vit": functools.partial(_vision, "vit"),
 }
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import interp
+from docs.models import PAGE, line, page
 from interp.families import FAMILIES
 from interp.sites import SITES
 from tests.oracle import eager_run, plain_run
@@ -108,6 +109,9 @@ def test_heads_and_sizes_are_those_of_the_run(opened):
 def test_a_change_at_every_site_moves_the_logits(opened):
     _, model, _, _, _, _ = opened
     points = model.points(opened[2])
+    assert line(opened[0], model, points) in PAGE.read_text(encoding="utf-8").splitlines(), (
+        "docs/models.md is out of date: python -m docs.models"
+    )
     refused = points[~points["change"]]
     assert len(points) and points["read"].any()
     assert refused.empty or refused["note"].str.len().min() > 0
@@ -122,3 +126,11 @@ def test_a_change_at_every_site_moves_the_logits(opened):
             "z",
         }
     assert set(served["site"]) == set(SITES)
+
+
+def test_the_table_holds_every_family_and_nothing_else():
+    text = PAGE.read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row.startswith("| ") and "| kind |" not in row]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(FAMILIES)
+    assert len(rows) >= 40
+    assert page(rows) == text

@@ -5,7 +5,7 @@ Called on a stored pattern it takes the same steps over one block that holds eve
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class Metric:
         return self.finish(total, extent)
 
 
-def resolve(keep: "Metric | str | list[Metric | str] | tuple[Metric | str, ...]") -> list[Metric]:
+def resolve(keep: Any) -> list[Metric]:
     """Metrics from objects or names; two with one name could not be told apart in a trace."""
     asked = list(keep) if isinstance(keep, (list, tuple)) else [keep]
     metrics: list[Metric] = []

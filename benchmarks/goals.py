@@ -1,0 +1,102 @@
+"""What the toolkit promises of its statistics, and whether this run kept it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.children import Row
+from benchmarks.shapes import Shape
+from benchmarks.ways import WAYS
+
+Rows = dict[tuple[str, Shape], Row]
+
+
+@dataclass(frozen=True)
+class Goal:
+    what: str
+    limit: float
+    value: float
+    at_least: bool = False
+    unit: str = "x"
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        sign, digits = (">=" if self.at_least else "<="), 3 if self.limit < 1.1 else 2
+        digits = 0 if self.unit != "x" else digits
+        verdict = "met" if self.met else "MISSED"
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"| {self.what} | {sign} {self.limit:g}{self.unit} "
+            f"| {self.value:.{digits}f}{self.unit}{note} | {verdict} |"
+        )
+
+
+def goals(rows: Sequence[Row], idle: Sequence[dict]) -> list[Goal]:
+    """The goals that this run can judge; those whose shapes it left out are not listed."""
+    known = {(row.case.way, row.case.shape): row for row in rows if row.seconds}
+    found = list(_idle(idle))
+    for family in ("gpt2", "llama"):
+        found += _over_floor(known, Shape(family, 2048), time=1.3)
+        found += _over_floor(known, Shape(family, 4096), time=1.4, memory=1.3)
+        found += _over_peers(known, Shape(family, 2048), faster=3.0, leaner=6.0)
+    found += _below(known, Shape("gpt2", 8192), 1000)
+    found += _below(known, Shape("gpt2", 32768, 2), 4000)
+    return found
+
+
+def _idle(idle: Sequence[dict]) -> Iterator[Goal]:
+    for record in idle:
+        if record["what"] != "call":
+            note = f"middle half {record['low']:.3f} to {record['high']:.3f}"
+            yield Goal(idle_title(record), 1.01, record["ratio"], note=note)
+
+
+def idle_title(record: dict) -> str:
+    if record["what"] == "generate":
+        return f"wrapped and idle, {record['family']} generate after {record['length']} tokens"
+    return f"wrapped and idle, {record['family']} forward T={record['length']}"
+
+
+def _over_floor(
+    rows: Rows, shape: Shape, time: float, memory: float | None = None
+) -> Iterator[Goal]:
+    own, floor = rows.get(("interp", shape)), rows.get(("sdpa", shape))
+    if own is None or floor is None:
+        return
+    yield Goal(f"streamed, {shape}: time over SDPA", time, own.time / floor.time)
+    if memory is not None:
+        note = f"{own.peak / floor.peak:.2f}x with the allocator's own"
+        title = f"streamed, {shape}: memory over SDPA"
+        yield Goal(title, memory, own.memory / floor.memory, note=note)
+
+
+def _over_peers(rows: Rows, shape: Shape, faster: float, leaner: float) -> Iterator[Goal]:
+    own = rows.get(("interp", shape))
+    peers = [row for (way, at), row in rows.items() if at == shape and WAYS[way].peer]
+    if own is None or not peers:
+        return
+    fastest = min(peers, key=lambda row: row.time)
+    leanest = min(peers, key=lambda row: row.memory)
+    yield Goal(
+        f"streamed, {shape}: faster than the fastest peer",
+        faster,
+        fastest.time / own.time,
+        at_least=True,
+        note=WAYS[fastest.case.way].title,
+    )
+    yield Goal(
+        f"streamed, {shape}: leaner than the leanest peer",
+        leaner,
+        leanest.memory / own.memory,
+        at_least=True,
+        note=WAYS[leanest.case.way].title,
+    )
+
+
+def _below(rows: Rows, shape: Shape, megabytes: float) -> Iterator[Goal]:
+    own = rows.get(("interp", shape))
+    if own is not None:
+        yield Goal(f"streamed, {shape}: extra memory", megabytes, own.peak, unit=" MB")

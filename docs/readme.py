@@ -1,0 +1,40 @@
+"""`python -m docs.readme`: write the README's tables from the registries."""
+
+import re
+from pathlib import Path
+
+PAGE = Path(__file__).parents[1] / "README.md"
+
+
+def tables() -> dict[str, str]:
+    from interp.metrics import METRICS
+    from interp.sites import SITES
+
+    sites = ["| site | axes | what it is |", "|---|---|---|"]
+    sites += [f"| `{name}` | {' '.join(axes)} | {_meaning(name)} |" for name, axes in SITES.items()]
+    metrics = ["| metric | per | what it is |", "|---|---|---|"]
+    for name, metric in METRICS.items():
+        first = (metric.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        metrics.append(f"| `{name}` | {metric.per} | {' '.join(first.split())} |")
+    return {"sites": "\n".join(sites), "metrics": "\n".join(metrics)}
+
+
+def _meaning(site: str) -> str:
+    """The last column of the table in the docstring of interp.sites."""
+    import interp.sites
+
+    rows = [row.split("|") for row in (interp.sites.__doc__ or "").splitlines()]
+    return next(row[3].strip() for row in rows if len(row) > 3 and row[1].strip() == site)
+
+
+def filled(text: str) -> str:
+    for name, table in tables().items():
+        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+        text = re.sub(
+            pattern, lambda match, t=table: match[1] + t + match[2], text, flags=re.DOTALL
+        )
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

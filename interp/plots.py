@@ -1,0 +1,126 @@
+"""Figures, in one house style. plotly lives here alone."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+    from torch import Tensor
+
+    from interp.trace import Trace
+
+INK, FAINT, PAPER = "#1f2933", "#9aa5b1", "#ffffff"
+# One sequential scale for attention everywhere: light to dark, readable without colour vision.
+ATTENTION = [
+    [0.0, "#ffffff"],
+    [0.15, "#d7e8f2"],
+    [0.45, "#6baed6"],
+    [0.8, "#1f6aa5"],
+    [1.0, "#08306b"],
+]
+
+
+def head_map(pattern: "Tensor", tokens: list[str], title: str = "") -> "Figure":
+    """One head large: `pattern` [query, key], rows look at columns."""
+    import plotly.graph_objects as go
+
+    ticks = list(range(len(tokens)))
+    labels = [_visible(token) for token in tokens]
+    figure = go.Figure(
+        go.Heatmap(
+            z=pattern.detach().float().cpu().numpy(),
+            colorscale=ATTENTION,
+            zmin=0,
+            zmax=1,
+            colorbar={"title": {"text": "attention"}, "thickness": 12, "outlinewidth": 0},
+            hovertemplate="%{y} looks at %{x}: %{z:.3f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(
+        tickvals=ticks, ticktext=labels, title="key", tickangle=-60, constrain="domain"
+    )
+    figure.update_yaxes(
+        tickvals=ticks[-pattern.shape[0] :],
+        ticktext=labels[-pattern.shape[0] :],
+        title="query",
+        autorange="reversed",
+        scaleanchor="x",
+    )
+    return _styled(figure, title, height=560, width=680)
+
+
+def head_maps(trace: "Trace", row: int = 0) -> "Figure":
+    """Every head of every layer that the trace holds, as thumbnails: layers down, heads across."""
+    from plotly.graph_objects import Heatmap
+    from plotly.subplots import make_subplots
+
+    layers = trace.layers("pattern")
+    heads = trace["pattern", layers[0]].shape[1]
+    tokens = [_visible(token) for token in trace.prompt.tokens[row]]
+    figure = make_subplots(
+        rows=len(layers),
+        cols=heads,
+        column_titles=[f"head {head}" for head in range(heads)],
+        row_titles=[f"layer {layer}" for layer in layers],
+        horizontal_spacing=0.15 / max(heads, 4),
+        vertical_spacing=0.2 / max(len(layers), 4),
+    )
+    for down, layer in enumerate(layers, start=1):
+        maps = trace["pattern", layer][row].detach().float().cpu().numpy()
+        for across in range(heads):
+            values = {"z": maps[across], "zmin": 0, "zmax": 1, "colorscale": ATTENTION}
+            text = _hover(tokens, maps.shape[-1])
+            cell = Heatmap(**values, showscale=down == across + 1 == 1, customdata=text,
+                           colorbar={"title": {"text": "attention"}, "thickness": 12, "outlinewidth": 0},
+                           hovertemplate="%{customdata}: %{z:.3f}<extra></extra>")  # fmt: skip
+            figure.add_trace(cell, row=down, col=across + 1)
+    figure.update_xaxes(visible=False, constrain="domain")
+    figure.update_yaxes(visible=False, autorange="reversed")
+    title = f"{trace.model}: who looks at whom (rows: queries, columns: keys)"
+    return _styled(figure, title, height=120 + 170 * len(layers), width=140 + 180 * heads)
+
+
+def metric_map(trace: "Trace", name: str, row: int = 0) -> "Figure":
+    """One metric over the tokens: a line of cells per head, layer by layer."""
+    import plotly.graph_objects as go
+    import torch
+
+    layers = trace.layers(name)
+    values = torch.cat([trace[name, layer][row] for layer in layers])
+    heads = trace[name, layers[0]].shape[1]
+    figure = go.Figure(
+        go.Heatmap(
+            z=values.detach().float().cpu().numpy(),
+            y=[f"{layer}.{head}" for layer in layers for head in range(heads)],
+            colorscale=ATTENTION,
+            colorbar={"title": {"text": name}, "thickness": 12, "outlinewidth": 0},
+            hovertemplate=f"head %{{y}}, %{{x}}: {name} %{{z:.3f}}<extra></extra>",
+        )
+    )
+    tokens = [_visible(token) for token in trace.prompt.tokens[row]][: values.shape[1]]
+    figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=tokens, tickangle=-60)
+    figure.update_yaxes(title="layer.head", autorange="reversed", type="category")
+    return _styled(figure, f"{name} per token", height=160 + 18 * len(values), width=760)
+
+
+def _visible(token: str) -> str:
+    """A token as an axis can show it: spaces and line ends marked, nothing read as markup."""
+    return token.replace(" ", "·").replace("\n", "⏎").replace("<", "‹").replace(">", "›")
+
+
+def _hover(tokens: list[str], keys: int) -> list[list[str]]:
+    names = tokens if len(tokens) == keys else [str(place) for place in range(keys)]
+    return [[f"{query} looks at {key}" for key in names] for query in names]
+
+
+def _styled(figure: "Figure", title: str, **size: Any) -> "Figure":
+    figure.update_layout(
+        title={"text": title, "x": 0.01, "font": {"size": 15}},
+        font={"family": "Inter, Helvetica, Arial, sans-serif", "size": 12, "color": INK},
+        plot_bgcolor=PAPER,
+        paper_bgcolor=PAPER,
+        margin={"l": 70, "r": 70, "t": 70, "b": 60},
+        **size,
+    )
+    figure.update_xaxes(showline=True, linecolor=FAINT, mirror=True, tickfont={"size": 11})
+    figure.update_yaxes(showline=True, linecolor=FAINT, mirror=True, tickfont={"size": 11})
+    return figure

@@ -1,0 +1,85 @@
+"""Imports point down the house, files stay small, and rooms have names."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Lower layers first: a file imports from its own layer or below.
+LAYERS = [
+    ["registry", "spelling"],
+    ["families", "images", "layouts", "sites"],
+    ["metrics"],
+    ["structure", "rows", "live"],
+    ["eager", "prompt"],
+    ["seam", "tokens", "chat", "shown", "processors"],
+    ["fitting", "encode"],
+    ["taps", "trace", "asking"],
+    ["model", "points"],
+    ["loading", "plots"],
+    ["demo"],
+]
+HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
+FILES = sorted((ROOT / "interp").rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(ROOT / "interp").parts[0].removesuffix(".py")
+
+
+def imported(tree):
+    """Rooms imported when the file is, leaving out what only the type checker reads."""
+    checking = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    late = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in checking and node not in late:
+            parts = (node.module or "").split(".")
+            if parts[0] == "interp" and len(parts) > 1:
+                yield parts[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    own = room(path)
+    if own == "__init__":
+        return
+    assert own in HEIGHT, f"{own} has no layer: put it into LAYERS where it belongs"
+    for other in imported(ast.parse(path.read_text())):
+        assert HEIGHT[other] <= HEIGHT[own], f"{own} imports {other}, which stands above it"
+
+
+def test_nothing_below_knows_the_questions():
+    for path in FILES:
+        names = {name for node in ast.walk(ast.parse(path.read_text())) for name in modules(node)}
+        assert not names & {"analyses", "app", "tests", "benchmarks", "docs"}, path
+
+
+def modules(node):
+    if isinstance(node, ast.Import):
+        return [alias.name.split(".")[0] for alias in node.names]
+    return [node.module.split(".")[0]] if isinstance(node, ast.ImportFrom) and node.module else []
+
+
+def test_plotly_lives_in_plots_alone():
+    users = [path.name for path in FILES if "plotly" in {
+        name for node in ast.walk(ast.parse(path.read_text())) for name in modules(node)
+    }]  # fmt: skip
+    assert users == ["plots.py"]
+
+
+@pytest.mark.parametrize("folder", ["interp", "analyses", "app", "benchmarks", "docs"])
+def test_files_stay_small_and_rooms_have_names(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, path
+        assert path.stem not in {"utils", "util", "helpers", "common", "base", "core", "manager"}

@@ -1,0 +1,48 @@
+"""The README's tables are generated, its snippets run, and its commands are in the Makefile."""
+
+import re
+from pathlib import Path
+
+import interp
+from docs.readme import PAGE, filled
+from interp.demo import tiny_model
+
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def test_tables_are_current():
+    assert filled(TEXT) == TEXT, "the README is out of date: python -m docs.readme"
+
+
+def test_every_snippet_runs(tmp_path, monkeypatch):
+    model = tiny_model()
+    model.hf.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    names = {}
+    snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(snippets) == 3
+    for snippet in snippets:
+        exec(snippet.replace("path/or/hub-id", str(tmp_path)), names)
+    assert names["trace"]["received", 2].shape[:2] == (1, 4)
+    assert type(names["model"]) is interp.Model
+
+
+def test_commands_and_counts():
+    makefile = (PAGE.parent / "Makefile").read_text()
+    for command in re.findall(r"^make (\w+)", TEXT, re.MULTILINE):
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+    rows = (PAGE.parent / "docs" / "models.md").read_text().splitlines()
+    count = sum(row.startswith("| ") for row in rows) - 1
+    assert f"[{count} families]" in TEXT
+    for link in re.findall(r"\]\(([\w/.]+)\)", TEXT):
+        assert (Path(PAGE.parent) / link).exists(), link
+
+
+def test_demo_writes_a_report(tmp_path):
+    from interp.demo import report
+
+    said = report(tmp_path / "deep" / "report.html")
+    page = (tmp_path / "deep" / "report.html").read_text(encoding="utf-8")
+    assert "40 of 40 points can be read, 40 changed" in said
+    assert page.count("plotly-graph-div") == 5 and "random weights" in page
+    assert "cdn" not in page[:2000] and "<script src=" not in page
