@@ -29,7 +29,7 @@ _HOME = {
     "At": "interp.sites",
     "Trace": "interp.trace",
 }
-__all__ = [*_HOME, "__version__"]
+__all__ = ["At", "Hook", "Model", "Prompt", "Trace", "__version__", "load", "wrap"]
 _FOLDERS = ("metrics", "families")
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from interp.live import Placed
-from interp.registry import unknown
 from interp.sites import MAP_SITES, Hook, head_axis, parse_site
 from interp.structure import Stack
 

@@ -66,10 +66,8 @@ def _from_question(model: Any, text: str, images: list[Any]) -> Row:
         return Row(text, images, _said(("question",), text, text, 0, mark))
     if getattr(model.processor, "chat_template", None):
         content: list[dict[str, Any]] = [{"type": "image"} for _ in images]
-        message = {
-            "role": "user",
-            "content": content + [{"type": "text", "text": text}][: bool(text)],
-        }
+        content += [{"type": "text", "text": text}] if text else []
+        message = {"role": "user", "content": content}
         return _from_messages(model, [message], images)
     full = (_around(model, mark) * len(images) if mark else "") + text
     return Row(full, images, _said(("question",), text, full, len(full) - len(text), mark))
@@ -93,7 +91,7 @@ def _from_messages(model: Any, messages: list[dict[str, Any]], images: list[Any]
             'the messages, or leave {"type": "image"} there and give them all in images=.'
         )
     if images and parts and not any(_shows(message) for message in messages):
-        first = next(message for message in messages if message["role"] == "user")
+        first = next((each for each in messages if each["role"] == "user"), messages[0])
         first["content"] = [{"type": "image"} for _ in images] + first["content"]
     text = _render(model, messages)
     return Row(text, inside or images, _spoken(model, messages, text), rendered=True)

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-WORDS = "the keys of the old house are on the table and the keys of the car are not".split()
+TEXT = "the keys of the old house are on the table and the keys of the car are not"
 
 
 def tiny_model():
@@ -21,7 +21,7 @@ def tiny_model():
     family = FAMILIES["llama"]
     hf = family.model()
     vocabulary = {"<pad>": 0, "<s>": 1, "<unk>": 2}
-    for word in WORDS:
+    for word in TEXT.split():
         vocabulary.setdefault(word, len(vocabulary))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -38,9 +38,9 @@ def report(path: Path) -> str:
 
     started = time.process_time()
     model = tiny_model()
-    prompt = model.encode(" ".join(WORDS))
+    prompt = model.encode(TEXT)
     trace = model.trace(prompt, "pattern", keep=["received", "entropy", "distance"])
-    peak = trace["received"][:, 0].max(-1).values
+    peak = trace["received"][:, 0].amax(-1)
     layer, head = divmod(int(peak.argmax()), peak.shape[1])
     silenced = model.logits(prompt, hooks=Hook("z", lambda z, at: z * 0, [layer], heads=[head]))
     moved = float((silenced - trace.logits).detach().abs().max())
@@ -54,8 +54,8 @@ def report(path: Path) -> str:
     points = model.points(prompt)
     return (
         f"{model}\n"
-        f"{int(points['read'].sum())} of {len(points)} points can be read, "
-        f"{int(points['change'].sum())} changed.\n"
+        f"{sum(points['read'])} of {len(points)} points can be read, "
+        f"{sum(points['change'])} changed.\n"
         f"Silencing head {head} of layer {layer} moves a logit by up to {moved:.3f}.\n"
         f"Report: {path} ({time.process_time() - started:.1f} s of CPU)"
     )

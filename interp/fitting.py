@@ -26,7 +26,7 @@ def check_kind(hf: Any) -> None:
         )
 
 
-def fit(hf: nn.Module, stacks: dict[str, Stack]) -> None:
+def fit(hf: Any, stacks: dict[str, Stack]) -> None:
     """Set every config of the model to the seam, over SDPA where the family has it, else over eager.
 
     Nothing is changed unless all can be.
@@ -53,12 +53,12 @@ def fit(hf: nn.Module, stacks: dict[str, Stack]) -> None:
         config._attn_implementation_internal = name
 
 
-def unfit(hf: nn.Module) -> None:
+def unfit(hf: Any) -> None:
     for config, own in _BEFORE.pop(hf, []):
         config._attn_implementation_internal = own
 
 
-def _refuse(hf: nn.Module, stacks: dict[str, Stack]) -> None:
+def _refuse(hf: Any, stacks: dict[str, Stack]) -> None:
     """Say why a model cannot be served, rather than serve it in part and in silence."""
     name = type(hf).__name__
     if not any(layer.attention for stack in stacks.values() for layer in stack.layers.values()):

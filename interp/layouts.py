@@ -20,11 +20,11 @@ def block(start: int, rows: int, columns: int, box: Box = WHOLE, gap: int = 0) -
 def tiles(
     start: int, down: int, along: int, side: int, spread: tuple[float, float] = (1.0, 1.0)
 ) -> list[Region]:
-    """Square grids one after the other, row by row.
+    """Square grids one after the other, row by row; none for 0 and 0.
 
     `spread` is their canvas in image heights and widths, more than 1 where it is padded.
     """
-    tall, wide = spread[0] / down, spread[1] / along
+    tall, wide = spread[0] / max(down, 1), spread[1] / max(along, 1)
     places = [(row, column) for row in range(down) for column in range(along)]
     return [
         block(

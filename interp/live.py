@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from interp.sites import At, Hook, head_axis
@@ -54,7 +55,8 @@ class Run:
         return self.first < self.length or self.length == 0
 
     @functools.cached_property
-    def prompt(self) -> "Prompt | None":
+    def prompt(self) -> Any:
+        """The `Prompt`; None for a forward that nobody can name one for."""
         return self.source() if self.source is not None else None
 
 
@@ -107,6 +109,12 @@ def sessions_of(module: nn.Module) -> tuple[Place | None, list[Session]]:
 
 def hooks_at(place: Place, site: str, sessions: Iterable[Session]) -> list[Placed]:
     run = RUN.get()
+    for session in sessions:
+        if session.plan is not None and (run is None or id(session) not in run.planned):
+            raise RuntimeError(
+                "a part of the model was called by itself under using(...), where the interventions "
+                "know no prompt and cannot plan; call the whole model, or its generate."
+            )
     return [
         placed
         for session in sessions
@@ -134,7 +142,7 @@ def _apply(value: Tensor, placed: Placed, at: At) -> Tensor:
     if placed.heads is None or axis is None:
         result = hook.fn(value, at)
         return value if result is None else _checked(result, value, hook, at)
-    index = value.new_tensor(placed.heads, dtype=int)
+    index = torch.tensor(placed.heads, device=value.device)
     part = value.index_select(axis, index)
     result = hook.fn(part, at)
     return (

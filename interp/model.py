@@ -41,9 +41,9 @@ class Model:
     `stacks` names its towers. Hooks and traces belong to the thread (context) that asked for them.
     """
 
-    def __init__(self, hf: "PreTrainedModel", processor: Any = None):
+    def __init__(self, hf: Any, processor: Any = None):
         check_kind(hf)
-        self.hf = hf
+        self.hf: Any = hf
         self.processor = processor
         self.family = family_of(hf.config)
         self.stacks: dict[str, Stack] = find_stacks(hf)
@@ -97,8 +97,8 @@ class Model:
         accepted = inspect.signature(type(self.hf).forward).parameters
         own = self.family is not None and self.family.own_positions
         mask = given.get("attention_mask")
-        padded = mask is not None and mask.ndim == 2 and not bool(mask[:, 0].all())
-        if padded and "position_ids" in accepted and "position_ids" not in given and not own:
+        wanted = "position_ids" in accepted and "position_ids" not in given and not own
+        if wanted and mask is not None and mask.ndim == 2 and not bool(mask[:, 0].all()):
             given["position_ids"] = (mask.long().cumsum(-1) - 1).clamp_min(0)
         if getattr(self.config, "is_encoder_decoder", False) and not _decodes(given):
             start = getattr(self.config, "decoder_start_token_id", None)
@@ -164,6 +164,8 @@ class Model:
         if not hasattr(self.hf, "generate"):
             raise ValueError(f"{type(self.hf).__name__} cannot generate; use trace or logits.")
         with self._asked(self._prompt(prompt), using, hooks) as run:
+            if not self.config.is_encoder_decoder:
+                run.length = run.prompt.length  # it may be taken in chunks
             return self.hf.generate(**{**run.prompt.inputs, **generate})
 
     @contextmanager
@@ -177,18 +179,15 @@ class Model:
         is run by `contextvars.copy_context().run`.
         """
         listed = interventions(items)
-        for item in listed:
-            if isinstance(item, Hook):
-                place_hooks(
-                    self.stacks, item, self.name
-                )  # refuse now rather than at the first call
+        hooks = [item for item in listed if isinstance(item, Hook)]
+        placed = place_hooks(self.stacks, hooks, self.name)  # refuses now, not at the first call
 
         def begin(run: Run) -> Prompt | None:
-            prompt, placed = plan(self, run.prompt if _plans(listed) else None, listed)
-            run.planned[id(session)] = placed
+            prompt, run.planned[id(session)] = plan(self, run.prompt, listed)
             return prompt
 
-        session = Session(self.places, plan=begin)
+        plans = len(hooks) < len(listed)
+        session = Session(self.places, plan=begin) if plans else Session(self.places, placed)
         wanted = [(name, site) for name in self.stacks for site in SITES]
         with tapped(taps_for(self.hf, self.stacks, wanted, weakref.ref(self))), live(session):
             yield self
@@ -309,7 +308,7 @@ def _places(
     return places
 
 
-def _kind(hf: nn.Module, stacks: dict[str, Stack]) -> str:
+def _kind(hf: Any, stacks: dict[str, Stack]) -> str:
     """What an unlisted family eats, from its config and its towers."""
     if hasattr(hf.config, "vision_config"):
         return "vlm" if hf.get_output_embeddings() is not None else "dual"
@@ -322,7 +321,3 @@ def _kind(hf: nn.Module, stacks: dict[str, Stack]) -> str:
 
 def _decodes(given: dict[str, Any]) -> bool:
     return any(name in given for name in ("decoder_input_ids", "decoder_inputs_embeds", "labels"))
-
-
-def _plans(items: list[Any]) -> bool:
-    return any(not isinstance(item, Hook) for item in items)

@@ -78,5 +78,5 @@ def _default_prompt(model: "Model") -> Prompt:
         inputs = model.family.inputs(model.hf)
         inputs = {name: item.to(model.device) for name, item in inputs.items()}
         return Prompt.from_inputs(model, inputs)
-    size = model.hf.get_input_embeddings().num_embeddings
-    return model.encode(torch.arange(6)[None] * 7 % size)
+    words = model.hf.get_input_embeddings().num_embeddings
+    return model.encode(torch.arange(6)[None] * 7 % words)

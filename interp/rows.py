@@ -41,7 +41,7 @@ class Call:
     softcap: float | None = None
     bias: Tensor | None = None
     sinks: Tensor | None = None
-    own_keys: bool = True  # the last keys are the queries' own positions: not so in cross attention
+    own_keys: bool = True  # queries and keys are one sequence: not so in cross attention
 
     @property
     def groups(self) -> int:
@@ -74,9 +74,8 @@ class Call:
         if self.seen is None:
             return None
         rows = self.seen.any(-1, keepdim=True)
-        if self.own_keys and self.query.shape[2] <= self.key.shape[2]:
-            own = self.seen.any(-2)[..., self.key.shape[2] - self.query.shape[2] :]
-            rows = rows & own[..., None]
+        if self.own_keys and self.query.shape[2] == self.key.shape[2]:
+            rows = rows & self.seen.any(-2)[..., None]
         return _unless_all(rows)
 
 

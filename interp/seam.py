@@ -50,7 +50,7 @@ def over_eager(
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The seam of a family that has no SDPA path (soft caps, learned sinks)."""
-    eager = eager_of(module)
+    eager: Any = eager_of(module)
     place, sessions = sessions_of(module) if LIVE.get() else (None, [])
     if place is None:
         return eager(module, query, key, value, attention_mask, **options)

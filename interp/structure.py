@@ -77,7 +77,7 @@ def reaches_seam(cls: type[nn.Module]) -> bool:
     return False
 
 
-def find_stacks(hf: nn.Module) -> dict[str, Stack]:
+def find_stacks(hf: Any) -> dict[str, Stack]:
     """Every tower whose attention reaches the seam, by name, main stack first."""
     family = family_of(hf.config)
     stacks: dict[str, Stack] = {}
@@ -97,7 +97,7 @@ def find_stacks(hf: nn.Module) -> dict[str, Stack]:
     return dict(sorted(stacks.items(), key=lambda item: order.get(item[0], len(order))))
 
 
-def _layer_list(hf: nn.Module, path: str) -> tuple[str, int, str] | None:
+def _layer_list(hf: Any, path: str) -> tuple[str, int, str] | None:
     """The list of layers that an attention belongs to: (path of the list, index, path inside).
 
     The innermost list whose every item holds an attention; a T5 block's own list of sub-layers has
@@ -117,7 +117,7 @@ def _all_attend(items: nn.ModuleList) -> bool:
     return all(any(reaches_seam(type(part)) for part in item.modules()) for item in items)
 
 
-def _stack_name(hf: nn.Module, path: str, attention: nn.Module) -> str:
+def _stack_name(hf: Any, path: str, attention: nn.Module) -> str:
     """Which tower a list of layers is, from its path, its model and its attention."""
     if "qformer" in path:
         return "qformer"
@@ -139,7 +139,7 @@ def _free_name(name: str, path: str, stacks: dict[str, Stack]) -> str:
 
 
 def _empty_stack(
-    hf: nn.Module, name: str, path: str, attention: nn.Module, family: Family | None
+    hf: Any, name: str, path: str, attention: nn.Module, family: Family | None
 ) -> Stack:
     told = family is not None and name in family.causal
     causal = told or bool(getattr(attention, "is_causal", False)) and name in ("text", "decoder")
@@ -154,7 +154,7 @@ def _empty_stack(
 
 
 def _add_attention(
-    hf: nn.Module,
+    hf: Any,
     stacks: dict[str, Stack],
     name: str,
     index: int,
@@ -171,7 +171,9 @@ def _add_attention(
     else:
         target, layer = own, own.layers[index]
     layer.attention = attention
-    layer.out = _output_projection(own.layers[index].module, inside, attention, target.name, family)
+    layer.out = _output_projection(
+        hf.get_submodule(f"{own.path}.{index}"), inside, attention, target.name, family
+    )
     if not target.heads:
         target.heads, target.kv_heads, target.d_head = _head_counts(attention)
 

@@ -47,7 +47,7 @@ def around_layer(original: Forward, module: nn.Module, args: tuple, kwargs: dict
         hidden = _through(hidden, "resid_post", before, sessions)
     hidden = _through(hidden, "resid_pre", place, sessions)
     if (run := RUN.get()) is not None:
-        run.shape = tuple(hidden.shape[:2]) if hidden.ndim > 2 else (1, hidden.shape[0])
+        run.shape = (hidden.shape[0], hidden.shape[1]) if hidden.ndim > 2 else (1, hidden.shape[0])
     args, kwargs = put(hidden)
     output = original(*args, **kwargs)
     if place.between and not place.last:
@@ -137,7 +137,10 @@ def _generate(owner: Any) -> Around:
         try:
             changed = plan_run(module, run)
             if changed is not None:
-                args, kwargs = args[1:], {**given, **changed.inputs}
+                given.update(changed.inputs)
+                args, kwargs = args[1:], given
+            if not module.config.is_encoder_decoder:
+                run.length = _positions(given)
             return original(*args, **kwargs)
         finally:
             RUN.reset(token)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Key = tuple[str, int, str]
 
 
-class Trace(Mapping[tuple[str, int], Tensor]):
+class Trace(Mapping[Any, Tensor]):
     """Values by site (or metric) and layer: `trace["pattern", 3]`, `trace["received", 3]`.
 
     `trace["pattern", 3, "vision"]` names the stack, `trace["blocks.3.attn.hook_pattern"]` works too,
@@ -50,8 +50,9 @@ class Trace(Mapping[tuple[str, int], Tensor]):
 
         return keep
 
-    def _key(self, key: Any) -> Key:
-        name, layer, stack = (*key, None, None)[:3] if isinstance(key, tuple) else (key, None, None)
+    def _key(self, key: Any) -> tuple[str, int | None, str]:
+        parts = [*key, None, None] if isinstance(key, tuple) else [key, None, None]
+        name, layer, stack = parts[:3]
         if name not in {known for known, _, _ in self._parts}:
             name, own = parse_site(name)
             layer = own if layer is None else layer
@@ -99,9 +100,9 @@ class Trace(Mapping[tuple[str, int], Tensor]):
         stack = stack or self._stack_of(name)
         return sorted(layer for known, layer, at in self._parts if (known, at) == (name, stack))
 
-    def __iter__(self) -> Iterator[tuple[str, int]]:
+    def __iter__(self) -> Iterator[Any]:
         for name, layer, stack in self._parts:
-            yield (name, layer) if stack == self.stack else (name, layer, stack)  # type: ignore[misc]
+            yield (name, layer) if stack == self.stack else (name, layer, stack)
 
     def __len__(self) -> int:
         return len(self._parts)

@@ -12,10 +12,9 @@ from tests.oracle import eager_run, plain_run
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def opened(request):
+def open_family(name):
     """A family's tiny model with what it gives by itself, wrapped afterwards."""
-    family = FAMILIES[request.param]
+    family = FAMILIES[name]
     hf = family.model()
     inputs = family.inputs(hf)
     plain = plain_run(hf, inputs)
@@ -25,6 +24,11 @@ def opened(request):
     with torch.no_grad():
         traces = {name: model.trace(prompt, stack=name) for name in model.stacks}
     return family, model, prompt, plain, eager, traces
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def opened(request):
+    return open_family(request.param)
 
 
 def test_idle_is_plain_attention_to_the_bit(opened):

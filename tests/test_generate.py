@@ -69,6 +69,23 @@ def test_cache_changes_nothing(name, hook):
     assert torch.equal(cached, plain)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral"])
+@pytest.mark.parametrize("way", [{"cache_implementation": "static"}, {"prefill_chunk_size": 5}])
+def test_other_caches_change_nothing(name, way):
+    model, prompt = opened(name)
+    seen = []
+
+    def look(pattern, at):
+        seen.append((at.prefill, at.first, pattern.shape[2]))
+
+    asked = [HOOKS["sharpen"], HOOKS["z"], HOOKS["k"], Hook("pattern", look, layers=[0])]
+    expected = model.generate(prompt, hooks=asked, **GREEDY)
+    seen.clear()
+    assert torch.equal(model.generate(prompt, hooks=asked, **GREEDY, **way), expected)
+    assert sum(rows for prefill, _, rows in seen if prefill) == 12
+    assert [first for prefill, first, _ in seen if not prefill] == list(range(12, 19))
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_the_hooks_do_something(name):
     model, prompt = opened(name)
@@ -194,3 +211,28 @@ def test_interventions_plan_once_a_run_everywhere_alike(item):
     assert torch.equal(direct, under)
     assert torch.equal(traced.logits, model.logits(prompt, using=item))
     assert torch.equal(forward, traced.logits)
+
+
+def test_parts_of_the_model_under_using():
+    model, prompt = opened("llama")
+    plain = model.hf.model(**prompt.inputs).last_hidden_state
+    with model.using(HOOKS["z"]):
+        changed = model.hf.model(**prompt.inputs).last_hidden_state
+    assert (changed - plain).abs().max() > 1e-3
+    with model.using(Quieter()), pytest.raises(RuntimeError, match="call the whole model"):
+        model.hf.model(**prompt.inputs)
+
+
+def test_an_existing_pipeline(word_tokenizer):
+    from transformers import pipeline
+
+    model, _ = opened("llama")
+    ask = pipeline("text-generation", model=model.hf, tokenizer=word_tokenizer)
+    settings = {"max_new_tokens": 5, "do_sample": False, "return_full_text": False}
+    plain = ask("w30 w31 w40", **settings)
+    with model.using(HOOKS["z"]):
+        under = ask("w30 w31 w40", **settings)
+    ids = torch.tensor([[30, 31, 40]])
+    expected = model.generate(ids, hooks=HOOKS["z"], max_new_tokens=5, do_sample=False)[0, 3:]
+    assert under[0]["generated_text"].split() == word_tokenizer.decode(expected).split()
+    assert under != plain

@@ -1,28 +1,20 @@
-"""Image tokens and the image: counted, placed and folded back, against what each model computes.
-
-With attention silenced in the vision tower, an image token depends on its own pixels alone: which
-tokens move when part of the image changes tells where each of them lies, whatever the layout says.
-"""
+"""Image tokens and the image: counted, placed and folded back, against what each model computes."""
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import numpy
 import pytest
 import torch
-from PIL import Image
+from corners import CORNERS, cells, check_corner, moved_keys, picture, seen_keys
 from processors import PROCESSORS, processor_of
 from tower_processors import TOWERS
 
 import interp
 from interp.families import FAMILIES
-from interp.images import Region, patch_grid
+from interp.images import patch_grid
 
 PLACED = sorted(set(PROCESSORS) - {"blip-2"})
-CORNERS = {"top left": (0, 0), "top right": (0, 1), "bottom left": (1, 0), "bottom right": (1, 1)}
 SIZES = [(70, 100), (100, 70)]  # height and width
 
 
@@ -32,98 +24,13 @@ def model_of(family: str) -> Any:
     return interp.wrap(entry.model(), processor_of(family, entry.tiny()))
 
 
-def picture(size: tuple[int, int], corner: str | None = None) -> Image.Image:
-    """Grey, with one corner bright up to four tenths of each side."""
-    pixels = numpy.full((*size, 3), 90, dtype=numpy.uint8)
-    if corner:
-        down, along = CORNERS[corner]
-        high, wide = int(0.4 * size[0]), int(0.4 * size[1])
-        pixels[down * (size[0] - high) :, along * (size[1] - wide) :][:high, :wide] = 250
-    return Image.fromarray(pixels)
+# A wide image loses its corners where a family cuts out the middle.
+WIDE = [(family, (36, 108)) for family in ("idefics3", "internvl", "mllama", "qwen2_vl")]
 
 
-@contextmanager
-def silenced(model: Any) -> Iterator[None]:
-    """No attention in the vision towers."""
-
-    def zero(module: Any, arguments: Any, output: Any) -> Any:
-        return (output[0] * 0, *output[1:]) if isinstance(output, tuple) else output * 0
-
-    layers = [
-        layer
-        for name, stack in model.stacks.items()
-        if name.startswith("vision")
-        for layer in stack.layers.values()
-    ]
-    hooks = [layer.attention.register_forward_hook(zero) for layer in layers]
-    yield
-    for hook in hooks:
-        hook.remove()
-
-
-def seen_keys(model: Any, prompt: Any) -> torch.Tensor:
-    """[batch, key, width]: what the text attends to, as it enters the language model."""
-    kept: list[torch.Tensor] = []
-
-    def keep(module: Any, arguments: Any, named: Any) -> None:
-        given = [*arguments, named.get("cross_attention_states"), named.get("hidden_states")]
-        kept.append(next(each for each in given if each is not None))
-
-    language = [stack for name, stack in model.stacks.items() if name in ("text", "encoder")]
-    inner = language[0].layers[0].module
-    if model.config.model_type == "mllama":
-        inner = model.hf.model.language_model
-    hook = inner.register_forward_pre_hook(keep, with_kwargs=True)
-    with torch.no_grad(), silenced(model):
-        model.hf(**prompt.inputs)
-    hook.remove()
-    return kept[0].reshape(len(prompt), -1, kept[0].shape[-1])
-
-
-def moved_keys(plain: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
-    return (changed - plain).abs().amax(-1) > 1e-5
-
-
-def cells(region: Region) -> Iterator[tuple[int, tuple[float, float, float, float]]]:
-    """Each cell's key and its left, top, right, bottom."""
-    (rows, columns), (left, top, right, bottom) = region.grid, region.box
-    tall, wide = (bottom - top) / rows, (right - left) / columns
-    for row in range(rows):
-        for column in range(columns):
-            x, y = left + column * wide, top + row * tall
-            yield int(region.index[row, column]), (x, y, x + wide, y + tall)
-
-
-def overlap(box: tuple[float, ...], corner: str, side: float) -> float:
-    """The share of a cell that lies in a corner of this side."""
-    down, along = CORNERS[corner]
-    left, top = along * (1 - side), down * (1 - side)
-    wide = min(box[2], left + side) - max(box[0], left)
-    tall = min(box[3], top + side) - max(box[1], top)
-    return max(wide, 0) * max(tall, 0) / ((box[2] - box[0]) * (box[3] - box[1]))
-
-
-def check_corner(
-    prompt: Any, moved: torch.Tensor, corner: str, row: int = 0, image: int = 0
-) -> None:
-    """Keys moved in the corner and nowhere else, and fold puts them there."""
-    for region in prompt.regions(row, image):
-        for key, box in cells(region):
-            if overlap(box, corner, 0.4) > 0.1:
-                assert moved[key], (corner, region.grid, box)
-            if overlap(box, corner, 0.5) == 0:
-                assert not moved[key], (corner, region.grid, box)
-    height, width = prompt.images[row][image].size
-    heat = prompt.heatmap(moved.float(), row, image)
-    assert heat.shape == (height, width)
-    down, along = CORNERS[corner]
-    tall, wide = (int(0.8 * height), int(0.2 * height)), (int(0.8 * width), int(0.2 * width))
-    assert heat[tall[1 - down], wide[1 - along]] > 0
-    assert heat[tall[down], wide[along]] == 0
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("family", PLACED)
+@pytest.mark.parametrize(
+    ("family", "size"), [(family, size) for family in PLACED for size in SIZES] + WIDE
+)
 def test_tokens_that_see_a_corner_are_placed_there(family: str, size: tuple[int, int]) -> None:
     model = model_of(family)
     images = [picture(size), *[picture(size, corner) for corner in CORNERS]]
@@ -133,17 +40,63 @@ def test_tokens_that_see_a_corner_are_placed_there(family: str, size: tuple[int,
         check_corner(prompt, moved_keys(keys[0], keys[row]), corner, row)
 
 
+def _full(config: Any) -> None:
+    config.vision_feature_select_strategy = "full"
+
+
+def _whole(processor: Any) -> None:
+    processor.image_processor.do_image_splitting = False
+
+
+def _larger(processor: Any) -> None:
+    processor.image_processor.size = {"longest_edge": 168}
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "processor", "grids"),
+    [
+        ("llava", _full, None, [(3, 3)]),  # keeps the class token
+        ("idefics3", None, _whole, [(2, 2)]),
+        ("idefics3", None, _larger, [(2, 2)] * 10),  # 168 x 118 pixels: 3 x 3 tiles, and the whole
+    ],
+)
+def test_settings_that_change_the_layout(
+    family: str, config: Any, processor: Any, grids: list[tuple[int, int]]
+) -> None:
+    entry = FAMILIES[family]
+    hf = entry.model()
+    (config or (lambda given: None))(hf.config)
+    made = processor_of(family, hf.config)
+    (processor or (lambda given: None))(made)
+    model = interp.wrap(hf, made)
+    images = [picture((70, 100)), picture((70, 100), "top right")]
+    prompt = model.encode(["Where is it?"] * 2, images=images)
+    assert [region.grid for region in prompt.regions()] == grids
+    check_corner(prompt, moved_keys(*seen_keys(model, prompt)), "top right", 1)
+
+
+def test_a_setting_that_the_layout_does_not_know() -> None:
+    model = interp.wrap(
+        FAMILIES["internvl"].model(), processor_of("internvl", FAMILIES["internvl"].tiny())
+    )
+    model.processor.image_seq_length = 1
+    prompt = model.encode("Where is it?", images=picture((70, 100)))
+    with pytest.raises(ValueError, match="7 image tokens where the layout of its images has 28"):
+        prompt.regions()
+
+
 @pytest.mark.parametrize("family", PLACED)
 def test_two_images_in_one_prompt_keep_apart(family: str) -> None:
     model = model_of(family)
     first, second = picture(SIZES[0]), picture(SIZES[1])
-    shown = [[first, second], [first, picture(SIZES[1], "bottom left")]]
-    prompt = model.encode(["Where is it?"] * 2, images=shown)
-    moved = moved_keys(*seen_keys(model, prompt))
-    check_corner(prompt, moved, "bottom left", 1, 1)
-    assert prompt.fold(moved.float(), row=1, image=0).max() == 0
-    assert [each.size for each in prompt.images[1]] == SIZES
+    shown = [[second], [first, second], [first, picture(SIZES[1], "bottom left")]]
+    prompt = model.encode(["Where is it?"] * 3, images=shown)
+    moved = moved_keys(*seen_keys(model, prompt)[1:])
+    check_corner(prompt, moved, "bottom left", 2, 1)
+    assert prompt.fold(moved.float(), row=2, image=0).max() == 0
+    assert [each.size for each in prompt.images[2]] == SIZES
     apart = [prompt.where("image", image=each) for each in (0, 1)]
+    assert not apart[1][0].any()
     assert torch.equal(apart[0] | apart[1], prompt.where("image"))
     assert not (apart[0] & apart[1]).any()
 

@@ -116,6 +116,7 @@ def test_a_question_about_an_image(family: str) -> None:
     prompt = model.encode(questions, images=[RED, RED])
     for row in (0, 1):
         assert read(prompt, "question", row).strip() == questions[row]
+        assert int((prompt.ids[row] == model.tokenizer.bos_token_id).sum()) == 1
         assert not (prompt.where("question") & prompt.where("image")).any()
     assert torch.equal(prompt.mask.long(), prompt.inputs["attention_mask"])
     blind = model.encode(questions[0])

@@ -88,6 +88,19 @@ def test_a_character_of_several_tokens() -> None:
         assert prompt.text[0].startswith(("café", "<s>café"))
 
 
+def test_a_decoder_that_drops_the_first_space() -> None:
+    """As those of SentencePiece do: a token's own space shows only after another token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel({"▁the": 10, "▁red": 11, "▁square": 12}, unk_token="▁the"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    words = PreTrainedTokenizerFast(tokenizer_object=made)
+    assert list(pieces(words, [10, 11, 12])) == [("the", 1), (" red", 1), (" square", 1)]
+    prompt = interp.wrap(FAMILIES["gpt2"].model(), words).encode(torch.tensor([[10, 11, 12]]))
+    assert prompt.where("red square").tolist() == [[False, True, True]]
+
+
 def test_ids_in_every_form() -> None:
     model = model_of("gpt2", processor=False)
     tensor = model.encode(torch.tensor([[5, 6, 7], [8, 9, 10]]))

@@ -50,4 +50,5 @@ class Family:
 
 def family_of(config: "PretrainedConfig") -> Family | None:
     """The entry for this config's model type, if it has one."""
-    return FAMILIES[config.model_type] if config.model_type in FAMILIES else None
+    known = config.model_type in FAMILIES
+    return FAMILIES[config.model_type] if known else None
