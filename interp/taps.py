@@ -139,7 +139,7 @@ def _generate(owner: Any) -> Around:
             if changed is not None:
                 given.update(changed.inputs)
                 args, kwargs = args[1:], given
-            if not module.config.is_encoder_decoder:
+            if not owner().config.is_encoder_decoder:
                 run.length = _positions(given)
             return original(*args, **kwargs)
         finally:
