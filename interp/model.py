@@ -3,7 +3,7 @@
 import inspect
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +206,9 @@ class Model:
         return self.hf
 
     def _prompt(self, prompt: Any) -> Prompt:
+        """A prompt as it is, ready forward inputs as one, anything else encoded."""
+        if isinstance(prompt, Mapping):
+            return Prompt.from_inputs(self, dict(prompt))
         return prompt if isinstance(prompt, Prompt) else self.encode(prompt)
 
     def _whole(self, prompt: Prompt) -> dict[str, Any]:

@@ -5,6 +5,9 @@ something, it reads, changes and reduces on the way. It is registered as an atte
 a name without a mask entry makes transformers drop the padding mask in silence.
 """
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +17,24 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.eager import agrees, eager_of, tapped_eager
-from interp.live import LIVE, RUN, Place, Placed, Session, hooks_at, pass_through, sessions_of
+from interp.live import (
+    LIVE,
+    RUN,
+    Place,
+    Placed,
+    Session,
+    Watched,
+    hooks_at,
+    pass_through,
+    sessions_of,
+)
 from interp.metrics import Block, Extent
 from interp.rows import BLOCK_ROWS, Call, default_scaling, streamed, whole
 
 OVER_SDPA, OVER_EAGER = "interp", "interp_eager"
 
-# Keyword arguments that change the arithmetic. Any other non-empty one is only for fused kernels.
+# Keyword arguments that change the arithmetic; all others speak to fused kernels.
+_KNOWN_ARITHMETIC = ("softcap", "position_bias", "s_aux")
 _UNKNOWN_ARITHMETIC = ("indices", "block_indices", "sinks")
 
 
@@ -36,9 +50,8 @@ def over_sdpa(
     place, sessions = sessions_of(module) if LIVE.get() else (None, [])
     if place is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    return attend(
-        module, query, key, value, attention_mask, place, sessions, sdpa_attention_forward, options
-    )
+    passage = _passage(module, place, sessions, query, key, options)
+    return attend(passage, query, key, value, attention_mask, sdpa_attention_forward)
 
 
 def over_eager(
@@ -54,7 +67,8 @@ def over_eager(
     place, sessions = sessions_of(module) if LIVE.get() else (None, [])
     if place is None:
         return eager(module, query, key, value, attention_mask, **options)
-    return attend(module, query, key, value, attention_mask, place, sessions, eager, options)
+    passage = _passage(module, place, sessions, query, key, options)
+    return attend(passage, query, key, value, attention_mask, eager)
 
 
 ALL_ATTENTION_FUNCTIONS.register(OVER_SDPA, over_sdpa)
@@ -63,55 +77,59 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(OVER_SDPA, sdpa_mask)
 ALL_MASK_ATTENTION_FUNCTIONS.register(OVER_EAGER, eager_mask)
 
 
-def attend(
+@dataclass(frozen=True)
+class Passage:
+    """One attention call on its way past hooks and metrics."""
+
+    module: nn.Module
+    place: Place
+    hooks: dict[str, list[Placed]]  # by site
+    metrics: list[Watched]
+    first: int  # absolute position of the first query
+    first_key: int  # and of the first key
+    options: dict[str, Any]  # what transformers passed by keyword
+
+    def through(self, site: str, value: Tensor, top: int = 0) -> Tensor:
+        """The value after the site's hooks; `top` counts the call's rows before it."""
+        first = self.first + top
+        return pass_through(
+            value, self.hooks[site], self.place, first=first, first_key=self.first_key
+        )
+
+    def turned(self, site: str, value: Tensor) -> Tensor:
+        """The same for q, k, v: hooks see positions before heads, transformers heads before them."""
+        if not self.hooks[site]:
+            return value
+        return self.through(site, value.transpose(1, 2)).transpose(1, 2)
+
+
+def _passage(
     module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
     place: Place,
     sessions: list[Session],
-    idle: Any,
+    query: Tensor,
+    key: Tensor,
     options: dict[str, Any],
-) -> tuple[Tensor, None]:
-    """One attention call under hooks and metrics. Returns [batch, query, head, d_value]."""
+) -> Passage:
     hooks = {
         site: hooks_at(place, site, sessions) for site in ("q", "k", "v", "scores", "pattern", "z")
     }
     metrics = [
-        (watched.metric, watched.collect)
+        watched
         for session in sessions
         for watched in session.metrics
         if watched.stack == place.stack and place.layer in watched.layers
     ]
-    first, first_key = _positions(module, place, query, key)
-    query = _turned(query, hooks["q"], place, first, first_key)
-    key = _turned(key, hooks["k"], place, first, first_key)
-    value = _turned(value, hooks["v"], place, first, first_key)
-    if hooks["scores"] or hooks["pattern"] or metrics:
-        call = read_call(module, query, key, value, mask, options)
-        call.own_keys = "cross" not in place.stack
-        output = _open(module, call, hooks, metrics, place, first, first_key, options)
-    else:
-        output, _ = idle(module, query, key, value, mask, **options)
-    return pass_through(output, hooks["z"], place, first=first, first_key=first_key), None
+    first, first_key = _positions(module, place, query.shape[2], key.shape[2])
+    return Passage(module, place, hooks, metrics, first, first_key, options)
 
 
-def _turned(value: Tensor, hooks: list[Placed], place: Place, first: int, first_key: int) -> Tensor:
-    """Hooks see [batch, position, head, d_head]; transformers passes heads before positions."""
-    if not hooks:
-        return value
-    return pass_through(
-        value.transpose(1, 2), hooks, place, first=first, first_key=first_key
-    ).transpose(1, 2)
-
-
-def _positions(module: nn.Module, place: Place, query: Tensor, key: Tensor) -> tuple[int, int]:
+def _positions(module: nn.Module, place: Place, queries: int, keys: int) -> tuple[int, int]:
     """Absolute positions of the first query and the first key.
 
     A tower that splits one sequence into several calls (windows, images) counts on from the last.
     """
-    run, queries, keys = RUN.get(), query.shape[2], key.shape[2]
+    run = RUN.get()
     if place.causal or place.stack == "cross":
         first = run.first if run is not None else 0
         return first, max(0, first + queries - keys) if place.causal else 0
@@ -122,127 +140,118 @@ def _positions(module: nn.Module, place: Place, query: Tensor, key: Tensor) -> t
     return seen
 
 
-def read_call(
-    module: nn.Module,
+def attend(
+    passage: Passage,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    options: dict[str, Any],
+    idle: Callable[..., tuple[Tensor, Any]],
+) -> tuple[Tensor, None]:
+    """One attention call under hooks and metrics. Returns [batch, query, head, d_value]."""
+    query = passage.turned("q", query)
+    key = passage.turned("k", key)
+    value = passage.turned("v", value)
+    if passage.hooks["scores"] or passage.hooks["pattern"] or passage.metrics:
+        output = _open(passage, read_call(passage, query, key, value, mask))
+    else:
+        output, _ = idle(passage.module, query, key, value, mask, **passage.options)
+    return passage.through("z", output), None
+
+
+def read_call(
+    passage: Passage, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
 ) -> Call:
     """What transformers passed, with SDPA's own reading of what it left out."""
+    module, options = passage.module, passage.options
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     causal = bool(query.shape[2] > 1 and mask is None and causal)
     bias = options.get("position_bias")
-    if (
-        causal and key.shape[2] > query.shape[2]
-    ):  # an empty static cache: the rest holds nothing yet
+    if causal and key.shape[2] > query.shape[2]:
+        # A static cache before its first token: the keys past the queries hold nothing yet.
         key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
         bias = None if bias is None else bias[..., : query.shape[2]]
-    scaling = options.get("scaling")
-    sinks = options.get("s_aux")
     if mask is not None and mask.shape[-1] > key.shape[2]:
         mask = mask[..., : key.shape[2]]
+    scaling = options.get("scaling")
     return Call(
         query,
         key,
         value,
         mask,
         causal,
-        default_scaling(query) if scaling is None else float(scaling),
-        float(options.get("dropout") or 0.0) if module.training else 0.0,
-        options.get("softcap"),
-        bias,
-        sinks,
+        scaling=default_scaling(query) if scaling is None else float(scaling),
+        dropout=float(options.get("dropout") or 0.0) if module.training else 0.0,
+        softcap=options.get("softcap"),
+        bias=bias,
+        sinks=options.get("s_aux"),
+        own_keys="cross" not in passage.place.stack,
     )
 
 
-def _open(
-    module: nn.Module,
-    call: Call,
-    hooks: dict[str, list[Placed]],
-    metrics: list,
-    place: Place,
-    first: int,
-    first_key: int,
-    options: dict[str, Any],
-) -> Tensor:
+def _open(passage: Passage, call: Call) -> Tensor:
     """Attention with its maps in the open: streamed when only metrics want them."""
+    options, hooks = passage.options, passage.hooks
+    read, finish = _collectors(passage, call)
+    extras = {name: options[name] for name in _KNOWN_ARITHMETIC if name in options}
+    strange = any(options.get(name) is not None for name in _UNKNOWN_ARITHMETIC)
     maps = hooks["scores"] + hooks["pattern"]
-    read, finish = _collectors(call, metrics, place, first, first_key)
-    extras = {
-        name: options[name] for name in ("softcap", "position_bias", "s_aux") if name in options
-    }
-    strange = [name for name in _UNKNOWN_ARITHMETIC if options.get(name) is not None]
-    if strange or not agrees(module, call, extras):
-        output = _through_eager(module, call, hooks, read, place, first, first_key, options)
+    if strange or not agrees(passage.module, call, extras):
+        output = _through_eager(passage, call, read)
     elif not maps and not call.dropout:
         output = streamed(call, read)
     else:
-
-        def edit(site: str) -> Any:
-            if not hooks[site]:
-                return None
-            return lambda value, top: pass_through(
-                value, hooks[site], place, first=first + top, first_key=first_key
-            )
-
+        edits = {
+            site: functools.partial(passage.through, site) if hooks[site] else None
+            for site in ("scores", "pattern")
+        }
         rows = BLOCK_ROWS if all(placed.hook.rows for placed in maps) else None
-        output = whole(call, edit("scores"), edit("pattern"), read if metrics else None, rows)
+        reader = read if passage.metrics else None
+        output = whole(call, edits["scores"], edits["pattern"], reader, rows)
     finish()
     return output
 
 
-def _through_eager(
-    module: nn.Module,
-    call: Call,
-    hooks: dict[str, list[Placed]],
-    read: Any,
-    place: Place,
-    first: int,
-    first_key: int,
-    options: dict[str, Any],
-) -> Tensor:
-    def edit_scores(scores: Tensor) -> Tensor:
-        return pass_through(scores, hooks["scores"], place, first=first, first_key=first_key)
-
+def _through_eager(passage: Passage, call: Call, read: Callable[[Block], None]) -> Tensor:
     def edit_pattern(pattern: Tensor) -> Tensor:
-        pattern = pass_through(pattern, hooks["pattern"], place, first=first, first_key=first_key)
+        shown = pattern if call.real is None else pattern * call.real
+        after = passage.through("pattern", shown)
         every = slice(None)
-        read(Block(pattern.detach(), None, slice(0, pattern.shape[2]), 0, every, every))
-        return pattern
+        read(Block(after.detach(), None, slice(0, after.shape[2]), 0, every, every))
+        return pattern if after is shown else after
 
-    passed = {name: item for name, item in options.items() if name not in ("scaling", "dropout")}
-    return tapped_eager(module, call, passed, edit_scores, edit_pattern)
+    options = {
+        name: value for name, value in passage.options.items() if name not in ("scaling", "dropout")
+    }
+    edit_scores = functools.partial(passage.through, "scores")
+    return tapped_eager(passage.module, call, options, edit_scores, edit_pattern)
 
 
 def _looks_ahead(call: Call) -> bool:
     """Whether the mask lets a row see later keys, as prefixes of image tokens do in PaliGemma."""
-    if call.mask is None:
+    if call.seen is None:
         return False
-    mask = call.mask
-    if mask.dtype != torch.bool:
-        mask = mask > torch.finfo(mask.dtype).min / 2
-    return bool(mask.triu(mask.shape[-1] - mask.shape[-2] + 1).any())
+    return bool(call.seen.triu(call.seen.shape[-1] - call.seen.shape[-2] + 1).any())
 
 
-def _collectors(call: Call, metrics: list, place: Place, first: int, first_key: int) -> Any:
+def _collectors(passage: Passage, call: Call) -> tuple[Callable[[Block], None], Callable[[], None]]:
     """A reader that feeds every metric, and the step that hands their results over."""
     batch, heads, queries, _ = call.query.shape
-    causal = place.causal and not _looks_ahead(call)
+    place, device = passage.place, call.query.device
+    causal = bool(passage.metrics) and place.causal and not _looks_ahead(call)
     extent = Extent(
-        batch, heads, queries, call.key.shape[2], first, first_key, causal, call.query.device
+        batch, heads, queries, call.key.shape[2], passage.first, passage.first_key, causal, device
     )
-    totals = [metric.start(extent) for metric, _ in metrics]
+    totals = [(watched, watched.metric.start(extent)) for watched in passage.metrics]
 
     def read(block: Block) -> None:
         with torch.no_grad():
-            for (metric, _), total in zip(metrics, totals, strict=True):
-                metric.add(total, block, extent)
+            for watched, total in totals:
+                watched.metric.add(total, block, extent)
 
     def finish() -> None:
-        for (metric, collect), total in zip(metrics, totals, strict=True):
-            collect(metric.finish(total, extent), place)
+        for watched, total in totals:
+            watched.collect(watched.metric.finish(total, extent), place)
 
     return read, finish
