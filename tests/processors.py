@@ -6,11 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tiny_tokenizer import tokenizer
-from tower_processors import TOWERS
-
 from interp.families.tiny import IMAGE, IMAGE_END, IMAGE_START, VIDEO
 from interp.processors import without_video
+from tests.tiny_tokenizer import tokenizer
+from tests.tower_processors import TOWERS
 
 CHAT = (
     "{{ bos_token }}{% for message in messages %}{{ message.role | upper }}: "

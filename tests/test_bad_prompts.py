@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from processors import processor_of
 
 import interp
 from interp.families import FAMILIES
+from tests.processors import processor_of
 
 RED = Image.new("RGB", (42, 42), (200, 30, 30))
 MESSAGES = [{"role": "user", "content": "is it red?"}]

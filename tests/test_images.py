@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from corners import CORNERS, cells, check_corner, moved_keys, picture, seen_keys
-from processors import PROCESSORS, processor_of
-from tower_processors import TOWERS
 
 import interp
 from interp.families import FAMILIES
 from interp.images import patch_grid
+from tests.corners import CORNERS, cells, check_corner, moved_keys, picture, seen_keys
+from tests.processors import PROCESSORS, processor_of
+from tests.tower_processors import TOWERS
 
 PLACED = sorted(set(PROCESSORS) - {"blip-2"})
 SIZES = [(70, 100), (100, 70)]  # height and width

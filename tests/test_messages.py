@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from processors import PROCESSORS, processor_of
-from tiny_tokenizer import tokenizer
 
 import interp
 from interp.families import FAMILIES
+from tests.processors import PROCESSORS, processor_of
+from tests.tiny_tokenizer import tokenizer
 
 RED = Image.new("RGB", (42, 42), (200, 30, 30))
 

@@ -7,14 +7,14 @@ import numpy
 import pytest
 import torch
 from PIL import Image
-from processors import processor_of
-from tiny_tokenizer import tokenizer
 
 import interp
 from interp import Prompt
 from interp.families import FAMILIES
 from interp.processors import open_processor
 from interp.spelling import pieces
+from tests.processors import processor_of
+from tests.tiny_tokenizer import tokenizer
 
 PARIS = "The Eiffel Tower stands in the city of Paris"
 RED = Image.new("RGB", (42, 42), (200, 30, 30))

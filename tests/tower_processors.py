@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tiny_tokenizer import tokenizer
+from tests.tiny_tokenizer import tokenizer
 
 
 def _vision(name: str, config: Any) -> Any:
