@@ -48,7 +48,6 @@ class Run:
     memos: dict[int, dict] = field(default_factory=dict)
     planned: dict[int, list["Placed"]] = field(default_factory=dict)
     visits: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)  # rows, keys seen so far
-    ran: set[int] = field(default_factory=set)  # ids of the placed hooks that were called
 
     @property
     def prefill(self) -> bool:
@@ -60,7 +59,7 @@ class Run:
         return self.source() if self.source is not None else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Placed:
     """A hook put where it belongs; `group` tells whose memo it shares."""
 
@@ -69,6 +68,7 @@ class Placed:
     stack: str
     heads: tuple[int, ...] | None
     group: int
+    ran: bool = False
 
 
 @dataclass(eq=False)
@@ -79,6 +79,7 @@ class Session:
     hooks: list[Placed] = field(default_factory=list)
     metrics: "list[Watched]" = field(default_factory=list)
     plan: "Callable[[Run], Prompt | None] | None" = None  # fills run.planned when a run begins
+    used: bool = False  # the whole model ran while it was live
 
     def placed(self, stack: str, layer: int, run: Run | None) -> Iterator[Placed]:
         planned = run.planned.get(id(self), []) if run is not None else []
@@ -132,7 +133,7 @@ def pass_through(
         hook = placed.hook
         memo = run.memos.setdefault(placed.group, {})
         at = At(hook.site, place.stack, place.layer, first, first_key, run.prefill, memo, run)
-        run.ran.add(id(placed))
+        placed.ran = True
         value = _apply(value, placed, at)
     return value
 
@@ -140,14 +141,33 @@ def pass_through(
 def _apply(value: Tensor, placed: Placed, at: At) -> Tensor:
     hook, axis = placed.hook, head_axis(placed.hook.site)
     if placed.heads is None or axis is None:
-        result = hook.fn(value, at)
-        return value if result is None else _checked(result, value, hook, at)
+        return _called(hook, value, at)
     index = torch.tensor(placed.heads, device=value.device)
     part = value.index_select(axis, index)
-    result = hook.fn(part, at)
-    return (
-        value if result is None else value.index_copy(axis, index, _checked(result, part, hook, at))
-    )
+    result = _called(hook, part, at)
+    return value if result is part else value.index_copy(axis, index, result)
+
+
+def _called(hook: Hook, value: Tensor, at: At) -> Tensor:
+    """What the hook makes of the value: the same object when it only read."""
+    before = version(value)
+    result = hook.fn(value, at)
+    touched = version(value) != before
+    if result is None:
+        if touched:
+            raise RuntimeError(
+                f"{hook.name} at {at.site} of layer {at.layer} changed its value in place and returned "
+                "nothing; return the changed tensor."
+            )
+        return value
+    result = _checked(result, value, hook, at)
+    # Changed in place and returned: another object, so that it counts as a change.
+    return result.view_as(result) if result is value and touched else result
+
+
+def version(value: Tensor) -> int:
+    """Counts changes in place; inference tensors do not count, and stay at 0."""
+    return 0 if value.is_inference() else value._version
 
 
 def _checked(result: Any, value: Tensor, hook: Hook, at: At) -> Tensor:

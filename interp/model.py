@@ -191,6 +191,7 @@ class Model:
         wanted = [(name, site) for name in self.stacks for site in SITES]
         with tapped(taps_for(self.hf, self.stacks, wanted, weakref.ref(self))), live(session):
             yield self
+        self._complain(placed if session.used else [])
 
     def points(self, prompt: Any = None) -> "pandas.DataFrame":
         """Which site of which stack and layer can be read and changed, proved by trying each."""
@@ -260,19 +261,18 @@ class Model:
             leaving.callback(RUN.reset, RUN.set(run))
             plan_run(self.hf, run)  # `using` blocks around this call see its prompt
             yield run
-        self._complain(placed, run)
+        self._complain(placed)
 
-    def _complain(self, placed: Sequence[Placed], run: Run) -> None:
+    def _complain(self, placed: Sequence[Placed]) -> None:
         """A hook that nothing passed is an error: it must not look like a hook without effect."""
         for hook in placed:
-            if id(hook) not in run.ran:
+            if not hook.ran:
                 raise LookupError(
                     f"{hook.hook.name} at {hook.hook.site} of the {hook.stack} stack never ran: this "
                     "prompt does not pass there (no image, or layers that the model skipped)."
                 )
 
 
-# A weak value as well: a Model holds its hf, and would keep its own key alive.
 _WRAPPED: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Model]]" = weakref.WeakKeyDictionary()
 _WRAPPING = threading.Lock()
 

@@ -100,6 +100,8 @@ class Passage:
         """The same for q, k, v: hooks see positions before heads, transformers heads before them."""
         if not self.hooks[site]:
             return value
+        if site in ("k", "v"):
+            value = value.clone()  # the cache holds the same memory, and must not see changes
         return self.through(site, value.transpose(1, 2)).transpose(1, 2)
 
 

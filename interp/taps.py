@@ -97,8 +97,11 @@ def _top(owner: Any) -> Around:
     """Around the whole model's forward: where in the text it is, and what interventions plan."""
 
     def around(original: Forward, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        if sessions_of(module)[0] is None:
+        place, sessions = sessions_of(module)
+        if place is None:
             return original(*args, **kwargs)
+        for session in sessions:
+            session.used = True
         given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
         given = {**given, **given.pop("kwargs", {})}
         run = RUN.get()

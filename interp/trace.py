@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interp.live import Place
+from interp.live import Place, version
 from interp.sites import MAP_SITES, SITES, parse_site
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Trace(Mapping[Any, Tensor]):
         self.output: Any = None
         self._parts: dict[Key, list[Tensor]] = {}
         self._whole: dict[Key, Tensor] = {}
+        self._versions: dict[int, int] = {}
 
     @property
     def logits(self) -> Tensor:
@@ -38,7 +39,7 @@ class Trace(Mapping[Any, Tensor]):
         """A hook function that keeps what passes."""
 
         def record(value: Tensor, at: Any) -> None:
-            self._parts.setdefault((site, at.layer, at.stack), []).append(value)
+            self._keep((site, at.layer, at.stack), value)
 
         return record
 
@@ -46,9 +47,13 @@ class Trace(Mapping[Any, Tensor]):
         """Takes a finished metric from the seam."""
 
         def keep(value: Tensor, place: Place) -> None:
-            self._parts.setdefault((name, place.layer, place.stack), []).append(value)
+            self._keep((name, place.layer, place.stack), value)
 
         return keep
+
+    def _keep(self, key: Key, value: Tensor) -> None:
+        self._parts.setdefault(key, []).append(value)
+        self._versions[id(value)] = version(value)
 
     def _key(self, key: Any) -> tuple[str, int | None, str]:
         parts = [*key, None, None] if isinstance(key, tuple) else [key, None, None]
@@ -82,6 +87,11 @@ class Trace(Mapping[Any, Tensor]):
         """The parts of a value that passed in several calls (images, windows) as one."""
         if key not in self._whole:
             parts = self._parts[key]
+            if any(self._versions[id(part)] != version(part) for part in parts):
+                raise RuntimeError(
+                    f"{key[0]} of layer {key[1]} was changed in place after it was recorded, so what it "
+                    "was is lost; let the hook that did it return a copy (value.clone())."
+                )
             self._whole[key] = parts[0] if len(parts) == 1 else _join(key[0], parts)
         return self._whole[key]
 

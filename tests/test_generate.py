@@ -236,3 +236,46 @@ def test_an_existing_pipeline(word_tokenizer):
     expected = model.generate(ids, hooks=HOOKS["z"], max_new_tokens=5, do_sample=False)[0, 3:]
     assert under[0]["generated_text"].split() == word_tokenizer.decode(expected).split()
     assert under != plain
+
+
+def reset(value, at):
+    value.mul_(0)
+
+
+def in_place(value, at):
+    value[:, :, 1] *= 0.5
+    return value
+
+
+@pytest.mark.parametrize("site", ["q", "k", "v", "z"])
+def test_changes_in_place_count_when_returned_and_spare_the_cache(site):
+    model, prompt = opened("llama")
+    copy = Hook(site, lambda value, at: in_place(value.clone(), at), layers=[1, 2])
+    place = Hook(site, in_place, layers=[1, 2])
+    expected = model.generate(prompt, hooks=copy, **GREEDY)
+    assert torch.equal(model.generate(prompt, hooks=place, **GREEDY), expected)
+    assert torch.equal(model.generate(prompt, hooks=place, **GREEDY, use_cache=False), expected)
+    with pytest.raises(RuntimeError, match="in place and returned nothing"):
+        model.logits(prompt, hooks=Hook(site, reset))
+
+
+def test_what_was_recorded_is_not_changed_behind_the_trace():
+    model, prompt = opened("llama")
+    hook = Hook("resid_pre", lambda value, at: value.mul_(2), layers=[2])
+    with torch.no_grad():
+        trace = model.trace(prompt, "resid_pre", "resid_post", hooks=hook)
+    assert trace["resid_pre", 2].shape == trace["resid_post", 2].shape
+    with pytest.raises(RuntimeError, match="changed in place after it was recorded"):
+        trace["resid_post", 1]
+
+
+def test_a_hook_under_using_that_nothing_passes_is_an_error():
+    model, prompt = opened("llava")
+    text = {name: prompt.inputs[name][:, :3] for name in ("input_ids", "attention_mask")}
+    hook = Hook("z", lambda z, at: z * 0, stack="vision")
+    with pytest.raises(LookupError, match="never ran"), model.using(hook):
+        model.hf(**text)
+    with model.using(hook):
+        assert model.stacks["vision"]  # nothing was run: nothing to complain of
+    with model.using(hook):
+        model.hf(**prompt.inputs)
