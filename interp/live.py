@@ -1,12 +1,9 @@
 """What is asked of the model in this context, and only in this context.
 
-`LIVE` holds the sessions of the running thread or task. Modules are tapped (their `forward` is
-shadowed on the instance) only while some session anywhere needs them, and a tap that finds no session
-of its own context steps aside: other threads on the same weights see nothing.
+`LIVE` holds the sessions of the running thread or task: other threads on the same weights see nothing.
 """
 
 import functools
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,8 +18,6 @@ from interp.sites import At, Hook, head_axis
 if TYPE_CHECKING:
     from interp.metrics import Metric
     from interp.prompt import Prompt
-
-Around = Callable[[Callable[..., Any], nn.Module, tuple, dict], Any]
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class Run:
 
     source: "Callable[[], Prompt] | None" = None  # builds the prompt when someone asks for it
     length: int = 0  # prompt positions; 0 until the first forward has been seen
+    start: int | None = None  # positions that were in the cache before the run
     first: int = 0  # positions already in the cache when this forward began
     shape: tuple[int, int] = (0, 0)  # batch and positions of the layer that is running
     memos: dict[int, dict] = field(default_factory=dict)
@@ -80,6 +76,7 @@ class Session:
     metrics: "list[Watched]" = field(default_factory=list)
     plan: "Callable[[Run], Prompt | None] | None" = None  # fills run.planned when a run begins
     used: bool = False  # the whole model ran while it was live
+    closed: bool = False
 
     def placed(self, stack: str, layer: int, run: Run | None) -> Iterator[Placed]:
         planned = run.planned.get(id(self), []) if run is not None else []
@@ -104,18 +101,17 @@ RUN: ContextVar[Run | None] = ContextVar("interp_run", default=None)
 
 def sessions_of(module: nn.Module) -> tuple[Place | None, list[Session]]:
     """The module's place and this context's sessions on its model."""
-    found = [session for session in LIVE.get() if module in session.places]
+    found = [session for session in LIVE.get() if module in session.places and not session.closed]
     return (found[0].places[module], found) if found else (None, [])
 
 
 def hooks_at(place: Place, site: str, sessions: Iterable[Session]) -> list[Placed]:
     run = RUN.get()
-    for session in sessions:
-        if session.plan is not None and (run is None or id(session) not in run.planned):
-            raise RuntimeError(
-                "a part of the model was called by itself under using(...), where the interventions "
-                "know no prompt and cannot plan; call the whole model, or its generate."
-            )
+    if run is None and any(session.plan is not None for session in sessions):
+        raise RuntimeError(
+            "a part of the model was called by itself under using(...), where the interventions "
+            "know no prompt and cannot plan; call the whole model, or its generate."
+        )
     return [
         placed
         for session in sessions
@@ -190,59 +186,14 @@ def _checked(result: Any, value: Tensor, hook: Hook, at: At) -> Tensor:
     return result
 
 
-_LOCK = threading.RLock()
-_TAPPED: dict[tuple[nn.Module, str], list] = {}
-
-
-def _install(module: nn.Module, method: str, around: Around) -> None:
-    own = module.__dict__.get(method)  # accelerate shadows `forward` the same way
-    original = getattr(module, method)
-
-    @functools.wraps(original)
-    def tapped(*args: Any, **kwargs: Any) -> Any:
-        if not LIVE.get():
-            return original(*args, **kwargs)
-        return around(original, module, args, kwargs)
-
-    _TAPPED[module, method] = [0, own, tapped]
-    setattr(module, method, tapped)
-
-
-def _remove(module: nn.Module, method: str) -> None:
-    _, own, tapped = _TAPPED.pop((module, method))
-    if module.__dict__.get(method) is not tapped:
-        return  # someone shadowed it after us: theirs now, and ours steps aside by itself
-    if own is None:
-        delattr(module, method)
-    else:
-        setattr(module, method, own)
-
-
-@contextmanager
-def tapped(taps: Iterable[tuple[nn.Module, str, Around]]) -> Iterator[None]:
-    """Shadow methods of modules for the length of the block; shared between threads by count."""
-    held: list[tuple[nn.Module, str]] = []
-    try:
-        with _LOCK:
-            for module, method, around in taps:
-                if (module, method) not in _TAPPED:
-                    _install(module, method, around)
-                _TAPPED[module, method][0] += 1
-                held.append((module, method))
-        yield
-    finally:
-        with _LOCK:
-            for key in held:
-                _TAPPED[key][0] -= 1
-                if _TAPPED[key][0] == 0:
-                    _remove(*key)
-
-
 @contextmanager
 def live(session: Session) -> Iterator[None]:
     """Make the session part of this context for the length of the block."""
-    token = LIVE.set((*LIVE.get(), session))
+    LIVE.set((*LIVE.get(), session))
     try:
         yield
     finally:
-        LIVE.reset(token)
+        # Not a reset to what was before: blocks may be left in any order, or in another context,
+        # and a task that outlives the block must not keep half of it.
+        session.closed = True
+        LIVE.set(tuple(other for other in LIVE.get() if other is not session))

@@ -20,9 +20,10 @@ from interp.asking import (
 )
 from interp.families import family_of
 from interp.fitting import check_kind, fit, unfit
-from interp.live import RUN, Place, Placed, Run, Session, Watched, live, tapped
+from interp.live import RUN, Place, Placed, Run, Session, Watched, live
 from interp.metrics import resolve
 from interp.prompt import Prompt
+from interp.shadow import shadowed
 from interp.sites import ATTENTION_SITES, SITES, Hook, parse_site
 from interp.structure import Stack, find_stacks
 from interp.taps import plan_run, taps_for
@@ -189,7 +190,7 @@ class Model:
         plans = len(hooks) < len(listed)
         session = Session(self.places, plan=begin) if plans else Session(self.places, placed)
         wanted = [(name, site) for name in self.stacks for site in SITES]
-        with tapped(taps_for(self.hf, self.stacks, wanted, weakref.ref(self))), live(session):
+        with shadowed(taps_for(self.hf, self.stacks, wanted, weakref.ref(self))), live(session):
             yield self
         self._complain(placed if session.used else [])
 
@@ -256,7 +257,9 @@ class Model:
         run = Run()
         run.prompt = prompt
         with ExitStack() as leaving:
-            leaving.enter_context(tapped(taps_for(self.hf, self.stacks, wanted, weakref.ref(self))))
+            leaving.enter_context(
+                shadowed(taps_for(self.hf, self.stacks, wanted, weakref.ref(self)))
+            )
             leaving.enter_context(live(session))
             leaving.callback(RUN.reset, RUN.set(run))
             plan_run(self.hf, run)  # `using` blocks around this call see its prompt

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from interp.live import LIVE, RUN, Around, Place, Run, hooks_at, pass_through, sessions_of
+from interp.live import LIVE, RUN, Place, Run, hooks_at, pass_through, sessions_of
 from interp.prompt import Prompt
+from interp.shadow import Around
 from interp.structure import Stack
 
 Forward = Callable[..., Any]

@@ -12,7 +12,7 @@ LAYERS = [
     ["families", "images", "layouts", "sites"],
     ["metrics"],
     ["structure", "rows", "live"],
-    ["eager", "prompt"],
+    ["eager", "prompt", "shadow"],
     ["seam", "tokens", "chat", "shown", "processors"],
     ["fitting", "encode"],
     ["taps", "trace", "asking"],

@@ -9,7 +9,8 @@ import transformers
 import interp
 from interp import Hook
 from interp.families import FAMILIES
-from interp.live import _TAPPED, LIVE, RUN
+from interp.live import LIVE, RUN
+from interp.shadow import _SHADOWS
 from interp.metrics import METRICS
 
 
@@ -33,7 +34,7 @@ def ids():
 @pytest.fixture(autouse=True)
 def nothing_half_applied():
     yield
-    assert not _TAPPED and LIVE.get() == () and RUN.get() is None
+    assert not _SHADOWS and LIVE.get() == () and RUN.get() is None
 
 
 def identity(value, at):

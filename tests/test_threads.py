@@ -12,7 +12,8 @@ import torch
 import interp
 from interp import Hook
 from interp.families import FAMILIES
-from interp.live import _TAPPED, LIVE, RUN
+from interp.live import LIVE, RUN
+from interp.shadow import _SHADOWS
 
 THREADS, REQUESTS = 8, 2000
 
@@ -78,7 +79,7 @@ def test_eight_threads_and_two_thousand_requests(model, prompts):
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(serve, wanted))
     assert (len(wrong), len(leaks)) == (0, 0)
-    assert not _TAPPED
+    assert not _SHADOWS
 
 
 def test_a_thread_started_inside_takes_the_block_along_only_when_told(model, prompts):
@@ -137,7 +138,7 @@ def test_nothing_is_left_after_an_exception(model, prompts, site, stop):
     with pytest.raises((KeyboardInterrupt, RuntimeError)), model.using(hook):
         model.hf(**prompts[0].inputs)
     assert state(model.hf) == before
-    assert not _TAPPED and LIVE.get() == () and RUN.get() is None
+    assert not _SHADOWS and LIVE.get() == () and RUN.get() is None
     assert torch.equal(model.logits(prompts[0]), plain)
 
 
