@@ -1,11 +1,11 @@
 """From what a user asks (hooks, layers, metrics) to what a session holds, or a refusal with its reason."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from interp.live import Placed
-from interp.sites import MAP_SITES, Hook, head_axis, parse_site
+from interp.sites import MAP_SITES, Hook, head_axis, parse_site, whole_number
 from interp.structure import Stack
 
 if TYPE_CHECKING:
@@ -25,7 +25,19 @@ def choose_stack(stacks: dict[str, Stack], name: str | None, owner: str) -> Stac
     return stacks[name]
 
 
-def choose_layers(stack: Stack, layers: Sequence[int] | int | None, site: str) -> frozenset[int]:
+def whole_numbers(given: Any, noun: str) -> list[int]:
+    """One number or several, as a list that is not empty."""
+    if hasattr(given, "tolist"):  # numpy's and torch's
+        given = given.tolist()
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return [whole_number(given, noun)]
+    numbers = [whole_number(number, noun) for number in given]
+    if not numbers:
+        raise ValueError(f"{noun}= names none; leave it out for all of them.")
+    return numbers
+
+
+def choose_layers(stack: Stack, layers: Any, site: str) -> frozenset[int]:
     """Layer numbers that exist and hold the site; negative ones count from the end."""
     part = _NEEDS.get(site, "attention")
     holding = {index for index, layer in stack.layers.items() if getattr(layer, part) is not None}
@@ -38,10 +50,8 @@ def choose_layers(stack: Stack, layers: Sequence[int] | int | None, site: str) -
         )
     if layers is None:
         return frozenset(holding)
-    asked = [layers] if isinstance(layers, int) else list(layers)
+    asked = whole_numbers(layers, "layers")
     for layer in asked:
-        if isinstance(layer, bool) or not isinstance(layer, int):
-            raise TypeError(f"layers are whole numbers, not {layer!r}.")
         if not -stack.size <= layer < stack.size:
             raise IndexError(
                 f"layer {layer} is out of range: the {stack.name} stack has layers "
@@ -56,9 +66,7 @@ def choose_layers(stack: Stack, layers: Sequence[int] | int | None, site: str) -
     return chosen
 
 
-def choose_heads(
-    stack: Stack, heads: Sequence[int] | int | None, site: str
-) -> tuple[int, ...] | None:
+def choose_heads(stack: Stack, heads: Any, site: str) -> tuple[int, ...] | None:
     """Head numbers that exist at the site (KV heads at k and v)."""
     if heads is None:
         return None
@@ -66,14 +74,17 @@ def choose_heads(
         raise ValueError(f"{site} has no heads; heads= goes with q, k, v, scores, pattern and z.")
     count = stack.kv_heads if site in ("k", "v") else stack.heads
     kind = "KV heads" if site in ("k", "v") else "heads"
-    asked = (heads,) if isinstance(heads, int) else tuple(heads)
+    asked = whole_numbers(heads, "heads")
     for head in asked:
         if not -count <= head < count:
             raise IndexError(
                 f"head {head} is out of range: {site} of the {stack.name} stack has {kind} "
                 f"0 to {count - 1}."
             )
-    return tuple(head % count for head in asked)
+    chosen = tuple(head % count for head in asked)
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"heads={asked} names a head twice.")
+    return chosen
 
 
 def place_hooks(stacks: dict[str, Stack], hooks: Any, owner: str) -> list[Placed]:
@@ -88,6 +99,8 @@ def place_hooks(stacks: dict[str, Stack], hooks: Any, owner: str) -> list[Placed
             )
         site, layer = parse_site(hook.site)
         layers = hook.layers if layer is None else [layer]
+        if layer is not None and hook.layers is not None:
+            raise ValueError(f"{hook.site} names its layer; leave layers= out.")
         if hook.rows and site not in MAP_SITES:
             raise ValueError(f"rows=True goes with scores and pattern, not with {site}.")
         stack = choose_stack(stacks, hook.stack, owner)

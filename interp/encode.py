@@ -12,7 +12,14 @@ from interp.chat import Row, is_messages, row_of
 from interp.images import pictures
 from interp.prompt import Prompt
 from interp.shown import as_image, by_row, check_images, whole, without_text
-from interp.tokens import check_fit, check_ids, offsets_of, padded, token_rows
+from interp.tokens import (
+    check_fit,
+    check_ids,
+    first_decoder_ids,
+    offsets_of,
+    padded,
+    token_rows,
+)
 
 FIXED = ("prompt", "first", "last", "image")
 
@@ -52,6 +59,7 @@ def from_inputs(model: Any, inputs: dict[str, Any]) -> Prompt:
     inputs = {
         name: value.to(model.device) if isinstance(value, Tensor) else value
         for name, value in inputs.items()
+        if value is not None
     }
     ids = inputs.get("input_ids")
     if ids is None:
@@ -197,8 +205,7 @@ def _ready(model: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
     }
     if model.kind == "encoder-decoder":
         # Both forward and generate start from this one token; T5's forward demands it.
-        start = model.config.decoder_start_token_id or 0
-        ready["decoder_input_ids"] = torch.full((len(ready["input_ids"]), 1), start)
+        ready["decoder_input_ids"] = first_decoder_ids(model.hf, len(ready["input_ids"]))
     return ready
 
 

@@ -44,13 +44,32 @@ def fit(hf: Any, stacks: dict[str, Stack]) -> None:
         if isinstance(module, PreTrainedModel) and not module._supports_sdpa:
             wanted[id(config)] = (config, OVER_EAGER)
         wanted.setdefault(id(config), (config, OVER_SDPA))
+    copied = hf not in _BEFORE
     before = _BEFORE.setdefault(hf, [])
     for config, name in wanted.values():
         own = config._attn_implementation
         if own not in (OVER_SDPA, OVER_EAGER):
             before.append((config, own))
+        elif copied:  # a copy of a wrapped model brought the name along
+            before.append((config, "sdpa" if name == OVER_SDPA else "eager"))
         # The public setter would also set sub-configs, whose models may need the other name.
         config._attn_implementation_internal = name
+
+
+def check_fit(name: str, stacks: dict[str, Stack]) -> None:
+    """Say so when someone has taken the model off the seam since it was wrapped."""
+    from interp.seam import OVER_EAGER, OVER_SDPA
+
+    for stack in stacks.values():
+        for layer in stack.layers.values():
+            own = getattr(
+                getattr(layer.attention, "config", None), "_attn_implementation", OVER_SDPA
+            )
+            if own not in (OVER_SDPA, OVER_EAGER):
+                raise RuntimeError(
+                    f"{name} runs on {own!r} attention now, not on the seam (it was unwrapped, or "
+                    "set_attn_implementation was called); wrap it again with interp.wrap(hf)."
+                )
 
 
 def unfit(hf: Any) -> None:
@@ -90,4 +109,8 @@ def _chooses_by_name(cls: type) -> bool:
         source = inspect.getsource(sys.modules[cls.__module__])
     except (OSError, TypeError, KeyError):
         return False
-    return '_attn_implementation in ("eager", "sdpa")' in source
+    ways = (
+        '_attn_implementation in ("eager", "sdpa")',
+        'if self.config._attn_implementation == "sdpa":',
+    )
+    return any(way in source for way in ways)

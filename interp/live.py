@@ -36,7 +36,9 @@ class Place:
 class Run:
     """One prompt going through the model: one forward, or every step of one `generate`."""
 
-    source: "Callable[[], Prompt] | None" = None  # builds the prompt when someone asks for it
+    source: "Callable[[], Prompt | None] | None" = (
+        None  # builds the prompt when someone asks for it
+    )
     length: int = 0  # prompt positions; 0 until the first forward has been seen
     start: int | None = None  # positions that were in the cache before the run
     first: int = 0  # positions already in the cache when this forward began
@@ -48,6 +50,22 @@ class Run:
     @property
     def prefill(self) -> bool:
         return self.first < self.length or self.length == 0
+
+    def enter(self, cached: int, positions: int) -> None:
+        """A forward of the whole model begins."""
+        self.first = cached
+        self.start = cached if self.start is None else self.start
+        self.length = self.length or cached or positions
+        self.visits.clear()
+
+    def visit_once(self, module: nn.Module, place: "Place") -> None:
+        """Layers that share weights are one module: which of them is meant could not be told."""
+        if module in self.visits:
+            raise ValueError(
+                f"layer {place.layer} of the {place.stack} stack runs several times in one forward "
+                "(shared weights, or attention in two parts), so its sites are not served."
+            )
+        self.visits[module] = (0, 0)
 
     @functools.cached_property
     def prompt(self) -> Any:

@@ -17,16 +17,18 @@ from interp.asking import (
     interventions,
     place_hooks,
     plan,
+    whole_numbers,
 )
 from interp.families import family_of
-from interp.fitting import check_kind, fit, unfit
+from interp.fitting import check_fit, check_kind, fit, unfit
 from interp.live import RUN, Place, Placed, Run, Session, Watched, live
 from interp.metrics import resolve
 from interp.prompt import Prompt
 from interp.shadow import shadowed
-from interp.sites import ATTENTION_SITES, SITES, Hook, parse_site
-from interp.structure import Stack, find_stacks
-from interp.taps import plan_run, taps_for
+from interp.sites import ATTENTION_SITES, QUERY_HEAD_SITES, SITES, Hook, parse_site
+from interp.structure import Stack, find_stacks, places_itself
+from interp.taps import plan_run, prompt_length, taps_for, tops
+from interp.tokens import first_decoder_ids
 from interp.trace import Trace, main_output
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Model:
         self.stacks: dict[str, Stack] = find_stacks(hf)
         fit(hf, self.stacks)
         self.places = _places(self.hf, self.stacks, self.family.between if self.family else ())
-        self.kind = self.family.kind if self.family else _kind(hf, self.stacks)
+        self.kind = _kind(hf, self.stacks)
 
     @property
     def name(self) -> str:
@@ -96,16 +98,14 @@ class Model:
         """What one forward needs: the prompt, positions that skip padding, a decoder's first token."""
         given = dict(prompt.inputs)
         accepted = inspect.signature(type(self.hf).forward).parameters
-        own = self.family is not None and self.family.own_positions
+        own = (self.family is not None and self.family.own_positions) or places_itself(self.hf)
         mask = given.get("attention_mask")
         wanted = "position_ids" in accepted and "position_ids" not in given and not own
         if wanted and mask is not None and mask.ndim == 2 and not bool(mask[:, 0].all()):
             given["position_ids"] = (mask.long().cumsum(-1) - 1).clamp_min(0)
         if getattr(self.config, "is_encoder_decoder", False) and not _decodes(given):
-            start = getattr(self.config, "decoder_start_token_id", None)
-            start = start if start is not None else self.hf.generation_config.decoder_start_token_id
             rows = next(iter(given.values())).shape[0]
-            given["decoder_input_ids"] = torch.full((rows, 1), start or 0, device=self.device)
+            given["decoder_input_ids"] = first_decoder_ids(self.hf, rows)
         return given
 
     def trace(
@@ -125,10 +125,12 @@ class Model:
         what is kept as whole sites unless torch.no_grad is on; a trace of metrics alone keeps none.
         """
         prompt = self._prompt(prompt)
+        layers = None if layers is None else whole_numbers(layers, "layers")
         metrics = resolve(keep) if keep is not None else []
         names = [stack] if stack is None or isinstance(stack, str) else list(stack)
         chosen = [choose_stack(self.stacks, name, self.name) for name in names]
-        trace = Trace(prompt, chosen[0].name, self.name)
+        sizes = {name: stack.size for name, stack in self.stacks.items()}
+        trace = Trace(prompt, chosen[0].name, self.name, sizes)
         sites = sites or (() if metrics else tuple(SITES))
         readers = [
             placed
@@ -165,8 +167,7 @@ class Model:
         if not hasattr(self.hf, "generate"):
             raise ValueError(f"{type(self.hf).__name__} cannot generate; use trace or logits.")
         with self._asked(self._prompt(prompt), using, hooks) as run:
-            if not self.config.is_encoder_decoder:
-                run.length = run.prompt.length  # it may be taken in chunks
+            run.length = prompt_length(self, {**run.prompt.inputs, **generate})
             return self.hf.generate(**{**run.prompt.inputs, **generate})
 
     @contextmanager
@@ -179,6 +180,7 @@ class Model:
         They hold for this thread (context). A thread started inside takes them along when its target
         is run by `contextvars.copy_context().run`.
         """
+        check_fit(self.name, self.stacks)
         listed = interventions(items)
         hooks = [item for item in listed if isinstance(item, Hook)]
         placed = place_hooks(self.stacks, hooks, self.name)  # refuses now, not at the first call
@@ -225,13 +227,16 @@ class Model:
     ) -> list[Placed]:
         """Hooks that record one site; when every site is asked for, absent ones are passed over."""
         name, own = parse_site(site)
+        if own is not None and layers is not None and own not in layers:
+            raise ValueError(f"{site} is in layer {own}, and layers= asks for {layers}.")
         try:
             chosen = choose_layers(stack, layers if own is None else own, name)
         except LookupError:
             if everything and layers is None:
                 return []
             raise
-        heads = heads if name in ATTENTION_SITES and name != "attn_out" else None
+        counted = QUERY_HEAD_SITES if everything else ATTENTION_SITES[:-1]
+        heads = heads if name in counted else None
         hook = Hook(name, trace.recorder(name), sorted(chosen), stack.name, heads)
         return place_hooks(self.stacks, hook, self.name)
 
@@ -250,6 +255,7 @@ class Model:
         metrics: Sequence[Watched] = (),
     ) -> Iterator[Run]:
         """One run of this model under interventions, hooks, readers and metrics, in that order."""
+        check_fit(self.name, self.stacks)
         prompt, placed = plan(self, prompt, interventions(using))
         placed += place_hooks(self.stacks, hooks, self.name)
         session = Session(self.places, [*placed, *readers], list(metrics))
@@ -298,7 +304,7 @@ def wrap(hf: "PreTrainedModel", processor: Any = None) -> Model:
 def _places(
     hf: nn.Module, stacks: dict[str, Stack], between: tuple[str, ...]
 ) -> dict[nn.Module, Place]:
-    places: dict[nn.Module, Place] = {hf: Place("top", "", -1)}
+    places = {module: Place("top", "", -1) for module in tops(hf, stacks)}
     for stack in stacks.values():
         for index, layer in stack.layers.items():
             settings = (stack.causal, stack.name in between, index == stack.size - 1)
@@ -315,13 +321,15 @@ def _places(
 
 
 def _kind(hf: Any, stacks: dict[str, Stack]) -> str:
-    """What an unlisted family eats, from its config and its towers."""
+    """What a model eats and whether it writes, from its config, its towers and its class."""
     if hasattr(hf.config, "vision_config"):
-        return "vlm" if hf.get_output_embeddings() is not None else "dual"
-    if getattr(hf, "main_input_name", "") == "pixel_values":
+        return "vlm" if hf.can_generate() else "dual"
+    if hf.main_input_name in ("input_features", "input_values"):
+        return "audio"
+    if "decoder" in stacks:
+        return "encoder-decoder"
+    if hf.main_input_name == "pixel_values":
         return "vision"
-    if getattr(hf.config, "is_encoder_decoder", False):
-        return "encoder-decoder" if hf.main_input_name == "input_ids" else "audio"
     return "text" if "text" in stacks else "encoder"
 
 

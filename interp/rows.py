@@ -75,8 +75,16 @@ class Call:
             return None
         rows = self.seen.any(-1, keepdim=True)
         if self.own_keys and self.query.shape[2] == self.key.shape[2]:
-            rows = rows & self.seen.any(-2)[..., None]
+            # Padding is at an end: a key that a mask hides from everyone in the middle is a token.
+            met = self.seen.any(-2).int()
+            inside = met.cumsum(-1).bool() & met.flip(-1).cumsum(-1).flip(-1).bool()
+            rows = rows & inside[..., None]
         return _unless_all(rows)
+
+    @property
+    def wants_gradient(self) -> bool:
+        tensors = (self.query, self.key, self.value, self.bias, self.sinks)
+        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _unless_all(rows: Tensor) -> Tensor | None:
@@ -98,6 +106,25 @@ class Span:
     bottom: int
     left: int
     right: int
+
+    @classmethod
+    def of(cls, call: Call) -> "Span":
+        return cls(0, call.query.shape[2], 0, call.key.shape[2])
+
+
+def hide(scores: Tensor, call: Call, span: Span) -> Tensor:
+    """Hide again what a change of the scores may have uncovered; what a mask only weighs stays."""
+    lowest = torch.finfo(scores.dtype).min
+    if call.seen is not None:
+        return scores.masked_fill(~call.seen[:, :, span.top : span.bottom], lowest)
+    return _hide(scores, call, slice(None), slice(None), span)
+
+
+def put_back(before: Tensor, shown: Tensor, after: Tensor, real: Tensor | None) -> Tensor:
+    """The pattern to go on with: changes count in the rows of tokens, padding keeps what it had."""
+    if after is shown:
+        return before
+    return after if real is None else torch.where(real, after, before)
 
 
 def _hide(scores: Tensor, call: Call, batch: slice, heads: slice, span: Span) -> Tensor:
@@ -152,8 +179,11 @@ def whole(
         scores = _product(call.query[:, :, span.top : span.bottom], call.key) * call.scaling
         scores = _bend(scores, call, every, every, span)
         scores = _hide(scores, call, every, every, span)
+        raw = scores
         if edit_scores is not None:
             scores = edit_scores(scores, span.top)
+        if scores is not raw:
+            scores = hide(scores, call, span)
         pattern = _softmax(scores, call, every).to(call.query.dtype)
         if call.awake is not None:
             pattern = pattern * call.awake[:, :, span.top : span.bottom]
@@ -161,11 +191,12 @@ def whole(
         if call.real is not None:
             shown = pattern * call.real[:, :, span.top : span.bottom]
         after = shown if edit_pattern is None else edit_pattern(shown, span.top)
-        if after is not shown:
-            pattern = after
+        real = None if call.real is None else call.real[:, :, span.top : span.bottom]
+        pattern = put_back(pattern, shown, after, real)
         if read is not None:
-            scores = None if after is not shown else scores.detach()
-            read(Block(after.detach(), scores, slice(top, span.bottom), 0, every, every))
+            # Changed scores may hold anything, and would not belong to a changed pattern.
+            known = scores.detach() if after is shown and scores is raw else None
+            read(Block(after.detach(), known, slice(top, span.bottom), 0, every, every))
         if call.dropout:
             pattern = torch.nn.functional.dropout(pattern, call.dropout)
         outputs.append(_mix(pattern, call.value))

@@ -22,14 +22,23 @@ from interp.live import (
     RUN,
     Place,
     Placed,
-    Session,
     Watched,
     hooks_at,
     pass_through,
     sessions_of,
 )
 from interp.metrics import Block, Extent
-from interp.rows import BLOCK_ROWS, Call, default_scaling, streamed, whole
+from interp.rows import (
+    BLOCK_ROWS,
+    Call,
+    Span,
+    default_scaling,
+    hide,
+    put_back,
+    streamed,
+    whole,
+)
+from interp.sites import ATTENTION_SITES
 
 OVER_SDPA, OVER_EAGER = "interp", "interp_eager"
 
@@ -47,10 +56,9 @@ def over_sdpa(
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The seam of a model that runs on SDPA when nothing is asked."""
-    place, sessions = sessions_of(module) if LIVE.get() else (None, [])
-    if place is None:
+    passage = _asked(module, query, key, options) if LIVE.get() else None
+    if passage is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    passage = _passage(module, place, sessions, query, key, options)
     return attend(passage, query, key, value, attention_mask, sdpa_attention_forward)
 
 
@@ -64,10 +72,9 @@ def over_eager(
 ) -> tuple[Tensor, Tensor | None]:
     """The seam of a family that has no SDPA path (soft caps, learned sinks)."""
     eager: Any = eager_of(module)
-    place, sessions = sessions_of(module) if LIVE.get() else (None, [])
-    if place is None:
+    passage = _asked(module, query, key, options) if LIVE.get() else None
+    if passage is None:
         return eager(module, query, key, value, attention_mask, **options)
-    passage = _passage(module, place, sessions, query, key, options)
     return attend(passage, query, key, value, attention_mask, eager)
 
 
@@ -105,23 +112,22 @@ class Passage:
         return self.through(site, value.transpose(1, 2)).transpose(1, 2)
 
 
-def _passage(
-    module: nn.Module,
-    place: Place,
-    sessions: list[Session],
-    query: Tensor,
-    key: Tensor,
-    options: dict[str, Any],
-) -> Passage:
-    hooks = {
-        site: hooks_at(place, site, sessions) for site in ("q", "k", "v", "scores", "pattern", "z")
-    }
+def _asked(
+    module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]
+) -> Passage | None:
+    """What this context asks of this call; None when it asks nothing."""
+    place, sessions = sessions_of(module)
+    if place is None:
+        return None
+    hooks = {site: hooks_at(place, site, sessions) for site in ATTENTION_SITES[:-1]}
     metrics = [
         watched
         for session in sessions
         for watched in session.metrics
         if watched.stack == place.stack and place.layer in watched.layers
     ]
+    if not metrics and not any(hooks.values()):
+        return None
     first, first_key = _positions(module, place, query.shape[2], key.shape[2])
     return Passage(module, place, hooks, metrics, first, first_key, options)
 
@@ -132,7 +138,9 @@ def _positions(module: nn.Module, place: Place, queries: int, keys: int) -> tupl
     A tower that splits one sequence into several calls (windows, images) counts on from the last.
     """
     run = RUN.get()
-    if place.causal or place.stack == "cross":
+    if run is not None and not place.stack.startswith("vision"):
+        run.visit_once(module, place)
+    if place.causal or "cross" in place.stack:
         first = run.first if run is not None else 0
         return first, max(0, first + queries - keys) if place.causal else 0
     if run is None:
@@ -201,7 +209,7 @@ def _open(passage: Passage, call: Call) -> Tensor:
     maps = hooks["scores"] + hooks["pattern"]
     if strange or not agrees(passage.module, call, extras):
         output = _through_eager(passage, call, read)
-    elif not maps and not call.dropout:
+    elif not maps and not call.dropout and not call.wants_gradient:
         output = streamed(call, read)
     else:
         edits = {
@@ -216,24 +224,27 @@ def _open(passage: Passage, call: Call) -> Tensor:
 
 
 def _through_eager(passage: Passage, call: Call, read: Callable[[Block], None]) -> Tensor:
+    def edit_scores(scores: Tensor) -> Tensor:
+        after = passage.through("scores", scores)
+        return scores if after is scores else hide(after, call, Span.of(call))
+
     def edit_pattern(pattern: Tensor) -> Tensor:
         shown = pattern if call.real is None else pattern * call.real
         after = passage.through("pattern", shown)
         every = slice(None)
         read(Block(after.detach(), None, slice(0, after.shape[2]), 0, every, every))
-        return pattern if after is shown else after
+        return put_back(pattern, shown, after, call.real)
 
     options = {
         name: value for name, value in passage.options.items() if name not in ("scaling", "dropout")
     }
-    edit_scores = functools.partial(passage.through, "scores")
     return tapped_eager(passage.module, call, options, edit_scores, edit_pattern)
 
 
 def _looks_ahead(call: Call) -> bool:
     """Whether the mask lets a row see later keys, as prefixes of image tokens do in PaliGemma."""
     if call.seen is None:
-        return False
+        return not call.causal and call.query.shape[2] > 1
     return bool(call.seen.triu(call.seen.shape[-1] - call.seen.shape[-2] + 1).any())
 
 

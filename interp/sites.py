@@ -14,6 +14,7 @@
 | resid_post | batch position d_model        | the residual stream as the layer hands it on                  |
 """
 
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ SITES: dict[str, tuple[str, ...]] = {
     "resid_post": ("batch", "position", "d_model"),
 }
 ATTENTION_SITES = ("q", "k", "v", "scores", "pattern", "z", "attn_out")
+QUERY_HEAD_SITES = ("q", "scores", "pattern", "z")
 MAP_SITES = ("scores", "pattern")
 
 # TransformerLens takes hook_q before the rotation and hook_rot_q after it; the seam sees the latter.
@@ -68,6 +70,16 @@ def parse_site(name: str) -> tuple[str, int | None]:
         layer = match["layer"]
         return _ALIASES[match["hook"]], None if layer is None else int(layer)
     raise LookupError(unknown("site", name, list(SITES), plural="Sites are"))
+
+
+def whole_number(value: Any, noun: str) -> int:
+    """An int from anything that is one (numpy's and torch's too), or the reason why not."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{noun} must be whole numbers, not {value!r}.") from None
 
 
 def head_axis(site: str) -> int | None:
@@ -103,10 +115,24 @@ class At:
             raise ValueError(f"no prompt is known here, so the span {name!r} cannot be placed.")
         span = self.prompt.where(name, image).to(value.device)
         keys = value.shape[-1] if self.site in MAP_SITES else value.shape[1]
-        padded = span.new_zeros(span.shape[0], max(self.first_key + keys, span.shape[1]))
-        padded[:, : span.shape[1]] = span
+        start = self._start(self.prompt, keys)
+        width = max(self.first_key + keys, start + span.shape[1])
+        padded = span.new_zeros(span.shape[0], width)
+        padded[:, start : start + span.shape[1]] = span
         window = padded[:, self.first_key : self.first_key + keys]
         return window.repeat_interleave(value.shape[0] // span.shape[0], dim=0)
+
+    def _start(self, prompt: "Prompt", keys: int) -> int:
+        """Where the prompt begins among this stack's positions; refused where it is not in them."""
+        if self.stack == "text":
+            return self.run.start or 0
+        own = self.stack == "encoder" or (self.stack == "vision" and prompt.ids is None)
+        if (own or "cross" in self.stack) and prompt.length == keys:
+            return 0
+        raise ValueError(
+            f"the prompt's spans lie on its own {prompt.length} positions, and not on the {keys} keys of the "
+            f"{self.stack} stack."
+        )
 
 
 @dataclass(frozen=True)

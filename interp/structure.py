@@ -3,6 +3,7 @@
 import functools
 import inspect
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,7 +127,7 @@ def _stack_name(hf: Any, path: str, attention: nn.Module) -> str:
     if getattr(hf.config.get_text_config(), "is_encoder_decoder", False):
         return "decoder" if "decoder" in path else "encoder"
     beside_images = hasattr(hf.config, "vision_config")
-    if beside_images or getattr(attention, "is_causal", False):
+    if beside_images or getattr(attention, "is_causal", False) or hf.can_generate():
         return "text"
     return "vision" if getattr(hf, "main_input_name", "") == "pixel_values" else "encoder"
 
@@ -138,11 +139,28 @@ def _free_name(name: str, path: str, stacks: dict[str, Stack]) -> str:
     return f"{name}_{owner}" if f"{name}_{owner}" not in stacks else f"{name}_{len(stacks)}"
 
 
+def _says_causal(attention: nn.Module) -> bool:
+    return bool(getattr(attention, "is_causal", False))
+
+
+def places_itself(hf: Any) -> bool:
+    """Whether the model derives positions from ids or mask by itself, better than a count would.
+
+    Rotary positions in three dimensions (Qwen-VL and its kin), and RoBERTa's count past padding.
+    """
+    ways = ("get_rope_index", "create_position_ids_from_input_ids")
+    return any(
+        hasattr(type(module), way) or hasattr(sys.modules.get(type(module).__module__), way)
+        for module in hf.modules()
+        for way in ways
+    )
+
+
 def _empty_stack(
     hf: Any, name: str, path: str, attention: nn.Module, family: Family | None
 ) -> Stack:
-    told = family is not None and name in family.causal
-    causal = told or bool(getattr(attention, "is_causal", False)) and name in ("text", "decoder")
+    told = name == "decoder" or (name == "text" and (hf.can_generate() or _says_causal(attention)))
+    causal = told or (family is not None and name in family.causal)
     stack = Stack(name, path, causal)
     for index, module in enumerate(hf.get_submodule(path)):
         mlp = (family.mlp if family else {}).get(name)

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from interp.live import LIVE, RUN, Place, Run, hooks_at, pass_through, sessions_of
@@ -18,7 +19,8 @@ def taps_for(
     hf: nn.Module, stacks: dict[str, Stack], wanted: Iterable[tuple[str, str]], owner: Any
 ) -> Iterator[tuple[nn.Module, str, Around]]:
     """The methods to shadow so that these (stack, site) pairs and the run's positions are seen."""
-    yield hf, "forward", _top(owner)
+    for top in tops(hf, stacks):
+        yield top, "forward", _top(owner)
     if hasattr(hf, "generate"):
         yield hf, "generate", _generate(owner)
     for name, site in sorted(set(wanted)):
@@ -41,13 +43,17 @@ def around_layer(original: Forward, module: nn.Module, args: tuple, kwargs: dict
     place, sessions = sessions_of(module)
     if place is None:
         return original(*args, **kwargs)
+    run = RUN.get()
+    asked = any(hooks_at(place, site, sessions) for site in ("resid_pre", "resid_post"))
+    if asked and run is not None and not place.stack.startswith("vision"):
+        run.visit_once(module, place)
     hidden, put = _hidden(args, kwargs)
     if place.between and place.layer > 0:
         # The model adds to the stream between two layers: what leaves one is what enters the next.
         before = Place("layer", place.stack, place.layer - 1, place.causal)
         hidden = _through(hidden, "resid_post", before, sessions)
     hidden = _through(hidden, "resid_pre", place, sessions)
-    if (run := RUN.get()) is not None:
+    if run is not None:
         run.shape = (hidden.shape[0], hidden.shape[1]) if hidden.ndim > 2 else (1, hidden.shape[0])
     args, kwargs = put(hidden)
     output = original(*args, **kwargs)
@@ -70,6 +76,11 @@ def _through(value: Tensor, site: str, place: Place, sessions: list) -> Tensor:
     hooks = hooks_at(place, site, sessions)
     if not hooks:
         return value
+    if value.ndim > 3:
+        raise ValueError(
+            f"{site} of layer {place.layer} of the {place.stack} stack is {tuple(value.shape)}, not "
+            "[batch, position, d_model]: this family keeps several streams there; it is not served."
+        )
     run = RUN.get()
     first = run.first if run is not None and (place.causal or place.stack == "cross") else 0
     shape = value.shape
@@ -94,29 +105,34 @@ def _change_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return change(output)
 
 
+def tops(hf: nn.Module, stacks: dict[str, Stack]) -> list[nn.Module]:
+    """The whole model, and the towers with a cache, which may be called by themselves."""
+    owners = [stack.path.rpartition(".")[0] for stack in stacks.values() if stack.causal]
+    return list(dict.fromkeys([hf, *(hf.get_submodule(path) for path in owners)]))
+
+
 def _top(owner: Any) -> Around:
     """Around the whole model's forward: where in the text it is, and what interventions plan."""
 
     def around(original: Forward, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         place, sessions = sessions_of(module)
-        if place is None:
+        run = RUN.get()
+        if place is None or (run is not None and module is not owner().hf):
             return original(*args, **kwargs)
+        _check_checkpointing(owner().hf)
         for session in sessions:
             session.used = True
-        given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
-        given = {**given, **given.pop("kwargs", {})}
-        run = RUN.get()
+        given = _given(original, args, kwargs)
         token = None
         if run is None:
-            run = Run(source=lambda: Prompt.from_inputs(owner(), given))
+            run = Run(source=lambda: _prompt(owner(), given))
             token = RUN.set(run)
         try:
             changed = plan_run(module, run)
             if changed is not None:
                 args, kwargs = (), {**given, **owner().arguments(changed)}
-            run.first = _cached(given.get("past_key_values"))
-            run.length = run.length or run.first + _positions(given)
-            run.visits.clear()
+                given = kwargs
+            run.enter(_cached(given.get("past_key_values")), _positions(given))
             return original(*args, **kwargs)
         finally:
             if token is not None:
@@ -136,20 +152,56 @@ def _generate(owner: Any) -> Around:
             given[module.main_input_name] = args[0]
         if "inputs" in given:
             given[module.main_input_name] = given.pop("inputs")
-        run = Run(source=lambda: Prompt.from_inputs(owner(), given))
+        run = Run(source=lambda: _prompt(owner(), given))
         token = RUN.set(run)
         try:
             changed = plan_run(module, run)
             if changed is not None:
                 given.update(changed.inputs)
                 args, kwargs = args[1:], given
-            if not owner().config.is_encoder_decoder:
-                run.length = _positions(given)
+            run.length = prompt_length(owner(), given)
             return original(*args, **kwargs)
         finally:
             RUN.reset(token)
 
     return around
+
+
+def prompt_length(model: Any, given: dict[str, Any]) -> int:
+    """Positions of the prompt in the stack that will have a cache; 0 when only its start tells.
+
+    With a cache of an earlier turn, ids may be the new ones only: the mask counts all.
+    """
+    if model.config.is_encoder_decoder:
+        return 0
+    mask = given.get("attention_mask")
+    seen = mask.shape[-1] if isinstance(mask, Tensor) and mask.ndim == 2 else 0
+    return max(seen, _positions(given))
+
+
+def _given(original: Forward, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """A forward's arguments by name."""
+    given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
+    return {**given, **given.pop("kwargs", {})}
+
+
+def _prompt(model: Any, given: dict[str, Any]) -> Prompt | None:
+    """The prompt of ready inputs; None where there are only embeddings."""
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    if not {"input_ids", "pixel_values", "input_features", "input_values"} & set(tensors):
+        return None
+    return Prompt.from_inputs(model, tensors)
+
+
+def _check_checkpointing(hf: Any) -> None:
+    """Backward would compute the layers again after the hooks have left: wrong, and in silence."""
+    if not (hf.training and torch.is_grad_enabled()):
+        return
+    if any(getattr(module, "gradient_checkpointing", False) for module in hf.modules()):
+        raise ValueError(
+            "gradient checkpointing runs the layers again during backward, when the hooks of this run "
+            "are gone. Disable it on the model first, or call eval()."
+        )
 
 
 def plan_run(module: nn.Module, run: Run) -> Prompt | None:
@@ -159,6 +211,11 @@ def plan_run(module: nn.Module, run: Run) -> Prompt | None:
         if module in session.places and session.plan is not None and id(session) not in run.planned:
             run.planned[id(session)] = []
             before = run.prompt
+            if before is None:
+                raise ValueError(
+                    "interventions plan from a prompt, and this forward was given embeddings only; "
+                    "give token ids."
+                )
             after = session.plan(run)
             if after is not None and after is not before:
                 run.prompt = changed = after

@@ -138,3 +138,11 @@ def offsets_of(
         left = iter(own)
         rows.append([tuple(next(left, (0, 0))) if token else (0, 0) for token in real])
     return rows
+
+
+def first_decoder_ids(hf: Any, rows: int) -> Tensor:
+    """The one token that a decoder starts from, a row each."""
+    start = getattr(hf.config, "decoder_start_token_id", None)
+    if start is None:
+        start = getattr(hf.generation_config, "decoder_start_token_id", None)
+    return torch.full((rows, 1), start or 0, device=hf.device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.live import Place, version
-from interp.sites import MAP_SITES, SITES, parse_site
+from interp.sites import MAP_SITES, SITES, parse_site, whole_number
 
 if TYPE_CHECKING:
     from interp.prompt import Prompt
@@ -22,10 +22,11 @@ class Trace(Mapping[Any, Tensor]):
     and `trace["pattern"]` stacks all its layers. `logits` is the model's answer, `output` all of it.
     """
 
-    def __init__(self, prompt: "Prompt", stack: str, model: str):
+    def __init__(self, prompt: "Prompt", stack: str, model: str, sizes: dict[str, int]):
         self.prompt = prompt
         self.stack = stack
         self.model = model
+        self.sizes = sizes  # layers of each stack, recorded or not
         self.output: Any = None
         self._parts: dict[Key, list[Tensor]] = {}
         self._whole: dict[Key, Tensor] = {}
@@ -56,8 +57,12 @@ class Trace(Mapping[Any, Tensor]):
         self._versions[id(value)] = version(value)
 
     def _key(self, key: Any) -> tuple[str, int | None, str]:
-        parts = [*key, None, None] if isinstance(key, tuple) else [key, None, None]
-        name, layer, stack = parts[:3]
+        parts = list(key) if isinstance(key, tuple) else [key]
+        if not 1 <= len(parts) <= 3 or not isinstance(parts[0], str):
+            raise LookupError(f"a trace is asked by site, layer and stack, not by {key!r}.")
+        name, layer, stack = [*parts, None, None][:3]
+        if layer is not None:
+            layer = whole_number(layer, "layer")
         if name not in {known for known, _, _ in self._parts}:
             name, own = parse_site(name)
             layer = own if layer is None else layer
@@ -70,7 +75,7 @@ class Trace(Mapping[Any, Tensor]):
     def __getitem__(self, key: Any) -> Tensor:
         try:
             name, layer, stack = self._key(key)
-        except LookupError as problem:
+        except (LookupError, TypeError) as problem:
             raise KeyError(f"{problem} {self._held()}") from None
         if layer is None:
             layers = self.layers(name, stack)
@@ -78,7 +83,7 @@ class Trace(Mapping[Any, Tensor]):
                 raise KeyError(f"{name!r} was not recorded. {self._held()}")
             return torch.stack([self._joined((name, layer, stack)) for layer in layers])
         layers = self.layers(name, stack)
-        full = (name, layer + max(layers, default=0) + 1 if layer < 0 else layer, stack)
+        full = (name, layer + self.sizes[stack] if layer < 0 else layer, stack)
         if full not in self._parts:
             raise KeyError(f"{(name, layer)!r} was not recorded. {self._held()}")
         return self._joined(full)

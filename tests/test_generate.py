@@ -219,8 +219,15 @@ def test_parts_of_the_model_under_using():
     with model.using(HOOKS["z"]):
         changed = model.hf.model(**prompt.inputs).last_hidden_state
     assert (changed - plain).abs().max() > 1e-3
-    with model.using(Quieter()), pytest.raises(RuntimeError, match="call the whole model"):
-        model.hf.model(**prompt.inputs)
+    with model.using(Quieter()):
+        quieter = model.hf.model(**prompt.inputs).last_hidden_state
+        first, *rest = model.hf.model.layers
+        hidden = torch.randn(1, 3, 64)
+        places = model.hf.model.rotary_emb(hidden, torch.arange(3)[None])
+        with pytest.raises(RuntimeError, match="call the whole model"):
+            first(hidden, position_embeddings=places)
+    expected = model.trace(prompt, "resid_post", layers=-1, using=Quieter())["resid_post", -1]
+    assert torch.allclose(model.hf.model.norm(expected), quieter, atol=1e-5)
 
 
 def test_an_existing_pipeline(word_tokenizer):

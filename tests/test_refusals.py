@@ -10,8 +10,8 @@ import interp
 from interp import Hook
 from interp.families import FAMILIES
 from interp.live import LIVE, RUN
-from interp.shadow import _SHADOWS
 from interp.metrics import METRICS
+from interp.shadow import _SHADOWS
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,8 @@ class Entropy(Metric):
 
 def _from_scores(pattern: Tensor, scores: Tensor) -> Tensor:
     """log A = score - log Z, so no logarithm of the map is needed: only one of each row's peak."""
-    pattern, scores = pattern.float(), scores.float()
+    precision = torch.promote_types(scores.dtype, torch.float32)
+    pattern, scores = pattern.to(precision), scores.to(precision)
     peak = scores.amax(-1, keepdim=True)
     if peak.abs().max() > LARGE_SCORE:
         scores, peak = scores - peak, torch.zeros_like(peak)
