@@ -17,8 +17,9 @@ from benchmarks.dense import Statistics
 from benchmarks.plan import Entry
 from benchmarks.ways import WAYS
 
-# glibc then maps every tensor from 1 MB on by itself and unmaps it when it is freed.
-STEADY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+# Large tensors go back to the system when they are freed, small ones are kept for the next. Left to
+# itself glibc keeps large ones too, or not, by chance: the same forward peaks at 170 MB or at 600.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 # Results may differ by this part of the largest value: float32 over twelve layers.
 TOLERANCE = 1e-3
 
@@ -30,7 +31,6 @@ class Row:
     case: Case
     seconds: list[float] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
-    steady: float | None = None
     differs: dict[str, float] = field(default_factory=dict)  # largest difference from interp's
     agrees: bool = True
 
@@ -40,25 +40,18 @@ class Row:
 
     @property
     def memory(self) -> float:
-        """Without what the allocator keeps back, where that was measured."""
-        return self.steady if self.steady is not None else self.peak
-
-    @property
-    def peak(self) -> float:
         return median(self.megabytes)
 
 
-def child(
-    module: str, arguments: Sequence[str], extra: dict[str, str] | None = None
-) -> dict | None:
+def child(module: str, arguments: Sequence[str]) -> dict | None:
     """The JSON that a module of this package prints; None and a line of complaint if it fails."""
     environment = {
         **os.environ,
+        **ALLOCATOR,
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "PIP_NO_INDEX": "1",  # a peer must not install anything while it is measured
         "TOKENIZERS_PARALLELISM": "false",
-        **(extra or {}),
     }
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -84,28 +77,21 @@ class Gathering:
             for entry in plan:
                 if turn >= entry.rounds:
                     continue
-                self._measure(entry.case, steady=False)
-                if turn == 0 and entry.steady:
-                    self._measure(entry.case, steady=True)
+                self._measure(entry.case)
                 minutes = (time.monotonic() - begun) / 60
                 title = f"{entry.case.shape}  {WAYS[entry.case.way].title}"
                 print(f"{minutes:5.1f} min  {title}", flush=True)
         return list(self.rows.values())
 
-    def _measure(self, case: Case, steady: bool) -> None:
+    def _measure(self, case: Case) -> None:
         answers = self.folder / "answers.pt"
-        asked = {**asdict(case), "again": 0} if steady else asdict(case)
-        arguments = [json.dumps(asked), "--answers", str(answers)]
-        record = child("case", arguments, STEADY if steady else None)
+        record = child("case", [json.dumps(asdict(case)), "--answers", str(answers)])
         if record is None:
             self.failed += 1
             return
         row = self.rows.setdefault(case, Row(case))
-        if steady:
-            row.steady = record["megabytes"]
-        else:
-            row.seconds += record["seconds"]
-            row.megabytes.append(record["megabytes"])
+        row.seconds += record["seconds"]
+        row.megabytes.append(record["megabytes"])
         self._compare(row, torch.load(answers))
 
     def _compare(self, row: Row, answers: Statistics) -> None:

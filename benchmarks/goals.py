@@ -36,7 +36,7 @@ class Goal:
 
 def goals(rows: Sequence[Row], idle: Sequence[dict]) -> list[Goal]:
     """The goals that this run can judge; those whose shapes it left out are not listed."""
-    known = {(row.case.way, row.case.shape): row for row in rows if row.seconds}
+    known = {(row.case.way, row.case.shape): row for row in rows}
     found = list(_idle(idle))
     for family in ("gpt2", "llama"):
         found += _over_floor(known, Shape(family, 2048), time=1.3)
@@ -68,15 +68,14 @@ def _over_floor(
         return
     yield Goal(f"streamed, {shape}: time over SDPA", time, own.time / floor.time)
     if memory is not None:
-        note = f"{own.peak / floor.peak:.2f}x with the allocator's own"
         title = f"streamed, {shape}: memory over SDPA"
-        yield Goal(title, memory, own.memory / floor.memory, note=note)
+        yield Goal(title, memory, own.memory / floor.memory)
 
 
 def _over_peers(rows: Rows, shape: Shape, faster: float, leaner: float) -> Iterator[Goal]:
-    own = rows.get(("interp", shape))
+    own, floor = rows.get(("interp", shape)), rows.get(("sdpa", shape))
     peers = [row for (way, at), row in rows.items() if at == shape and WAYS[way].peer]
-    if own is None or not peers:
+    if own is None or floor is None or not peers:
         return
     fastest = min(peers, key=lambda row: row.time)
     leanest = min(peers, key=lambda row: row.memory)
@@ -85,18 +84,18 @@ def _over_peers(rows: Rows, shape: Shape, faster: float, leaner: float) -> Itera
         faster,
         fastest.time / own.time,
         at_least=True,
-        note=WAYS[fastest.case.way].title,
+        note=f"{WAYS[fastest.case.way].title}; SDPA itself {fastest.time / floor.time:.2f}x",
     )
     yield Goal(
         f"streamed, {shape}: leaner than the leanest peer",
         leaner,
         leanest.memory / own.memory,
         at_least=True,
-        note=WAYS[leanest.case.way].title,
+        note=f"{WAYS[leanest.case.way].title}; SDPA itself {leanest.memory / floor.memory:.2f}x",
     )
 
 
 def _below(rows: Rows, shape: Shape, megabytes: float) -> Iterator[Goal]:
     own = rows.get(("interp", shape))
     if own is not None:
-        yield Goal(f"streamed, {shape}: extra memory", megabytes, own.peak, unit=" MB")
+        yield Goal(f"streamed, {shape}: extra memory", megabytes, own.memory, unit=" MB")

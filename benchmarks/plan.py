@@ -15,7 +15,6 @@ class Entry:
 
     case: Case
     rounds: int = 1
-    steady: bool = True  # one more process reads memory, with an allocator that keeps none back
 
 
 def _entries(
@@ -25,9 +24,8 @@ def _entries(
     again: int = 0,
     family: str = "gpt2",
     layers: int = 12,
-    steady: bool = True,
 ) -> list[Entry]:
-    return [Entry(Case(way, family, length, layers, again), rounds, steady) for way in ways]
+    return [Entry(Case(way, family, length, layers, again), rounds) for way in ways]
 
 
 def quick() -> list[Entry]:
@@ -36,20 +34,17 @@ def quick() -> list[Entry]:
 
 
 def full() -> list[Entry]:
-    """About forty minutes on two cores."""
-    own = (*OWN, "interp+waad")
+    """About half an hour on a quiet machine."""
     return [
-        *_entries((*own, *PEERS), 512, 2, 3),
-        *_entries((*own, *PEERS), 1024, 2, 1),
-        *_entries(own, 2048, 3),
-        *_entries(PEERS, 2048, 2),
-        *_entries(own, 4096, 2),
-        *_entries((*OWN, *PEERS), 4096, 1, layers=3, steady=False),
-        *_entries(OWN, 8192, 1, steady=False),
-        *_entries((*OWN, *PEERS), 1024, 2, 1, family="llama"),
-        *_entries(OWN, 2048, 2, family="llama"),
-        *_entries(PEERS, 2048, 1, family="llama"),
-        *_entries(OWN, 32768, 1, layers=2, steady=False),
+        *_entries((*OWN, "interp+waad", *PEERS), 512, 2, 2),
+        *_entries((*OWN, "interp+waad", *PEERS), 1024, 1, 2),
+        *_entries((*OWN, "interp+waad", "none", *PEERS), 2048, 2),
+        *_entries((*OWN, "interp+waad"), 4096, 1),
+        *_entries((*OWN, "none", *PEERS), 4096, 1, layers=3),
+        *_entries(OWN, 8192, 1),
+        *_entries((*OWN, *PEERS), 1024, 1, 2, family="llama"),
+        *_entries((*OWN, "none", *PEERS), 2048, 1, family="llama"),
+        *_entries(OWN, 32768, 1, layers=2),
     ]
 
 

@@ -1,6 +1,6 @@
 """Streamed attention statistics beside plain SDPA, eager maps, TransformerLens and nnsight.
 
-python -m benchmarks.statistics           everything, about forty minutes
+python -m benchmarks.statistics           everything, about half an hour
 python -m benchmarks.statistics --quick   a few minutes
 """
 
@@ -26,10 +26,10 @@ from benchmarks.ways import WAYS
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "transformer-lens", "nnsight")
 MEANING = """
-CPU s: CPU seconds of the process, the median. MB: how far resident memory rises during the call,
-with freed tensors given back to the system at once; peak MB: the same with the allocator as it is,
-which may keep freed memory. Differs: the largest absolute difference from interp's numbers, in
-received, entropy, distance and logits. Only ratios within one run carry over to other machines."""
+CPU s: CPU seconds of the process, the median. Attention: the same less the forward without
+attention. MB: how far resident memory rises during the call. Differs: the largest absolute difference
+from interp's numbers, in received, entropy, distance and logits. Only ratios within one run carry
+over to other machines."""
 
 
 def processor() -> str:
@@ -73,6 +73,11 @@ def save(rows: Sequence[Row], seams: Sequence[dict], text: str) -> Path:
     return path
 
 
+def _idle(arguments: Sequence[str]) -> dict | None:
+    print(f"           idle: {' '.join(arguments)}", flush=True)
+    return child("idle", arguments)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short prompts, one round")
@@ -86,7 +91,7 @@ def main() -> int:
         if given.family in (None, entry.case.family) and given.length in (None, entry.case.length)
     ]
     whole = given.family is None and given.length is None
-    asked = [child("idle", arguments) for arguments in (idle(given.quick) if whole else [])]
+    asked = [_idle(arguments) for arguments in (idle(given.quick) if whole else [])]
     seams = [record for record in asked if record is not None]
     with tempfile.TemporaryDirectory() as folder:
         gathering = Gathering(Path(folder))

@@ -7,8 +7,8 @@ from benchmarks.goals import Goal, idle_title
 from benchmarks.ways import WAYS
 
 HEAD = (
-    "| shape | way | CPU s (spread) | time / SDPA | time / interp | MB | MB / SDPA | MB / interp "
-    "| peak MB | differs from interp |\n|---|---|--:|--:|--:|--:|--:|--:|--:|---|"
+    "| shape | way | CPU s (spread) | time / SDPA | time / interp | attention / interp "
+    "| MB | MB / SDPA | MB / interp | differs by |\n|---|---|--:|--:|--:|--:|--:|--:|--:|---|"
 )
 SHORT = {"received": "r", "entropy": "e", "distance": "d", "logits": "l"}
 
@@ -16,8 +16,7 @@ SHORT = {"received": "r", "entropy": "e", "distance": "d", "logits": "l"}
 def table(rows: Sequence[Row]) -> str:
     by_shape: dict[str, dict[str, Row]] = {}
     for row in rows:
-        if row.seconds:
-            by_shape.setdefault(str(row.case.shape), {})[row.case.way] = row
+        by_shape.setdefault(str(row.case.shape), {})[row.case.way] = row
     lines = [line for at in by_shape.values() for line in _lines(at)]
     return "\n".join([HEAD, *lines])
 
@@ -33,10 +32,10 @@ def _lines(at: dict[str, Row]) -> Iterator[str]:
             f"{row.time:.2f}{spread}",
             _ratio(row.time, floor and floor.time),
             _ratio(row.time, own and own.time),
-            "" if row.steady is None else f"{row.steady:.0f}",
+            _attention(row, own, at.get("none")),
+            f"{row.memory:.0f}",
             _ratio(row.memory, floor and floor.memory),
             _ratio(row.memory, own and own.memory),
-            f"{row.peak:.0f}",
             _difference(row),
         ]
         yield f"| {' | '.join(cells)} |"
@@ -44,6 +43,13 @@ def _lines(at: dict[str, Row]) -> Iterator[str]:
 
 def _ratio(value: float, base: float | None) -> str:
     return f"{value / base:.2f}" if base else ""
+
+
+def _attention(row: Row, own: Row | None, rest: Row | None) -> str:
+    """Time of attention and statistics alone: without what the rest of the model takes."""
+    if own is None or rest is None or row is rest or own.time <= rest.time:
+        return ""
+    return f"{(row.time - rest.time) / (own.time - rest.time):.1f}"
 
 
 def _difference(row: Row) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import interp
 from benchmarks.dense import Statistics, dense, stacked
@@ -39,6 +41,26 @@ def _attentions(model: Any, shape: Shape) -> list[Any]:
 def _plain(shape: Shape) -> Run:
     model = build(shape, "sdpa")
     return lambda ids: {"logits": model(ids, use_cache=False).logits[0]}
+
+
+def _without_attention(shape: Shape) -> Run:
+    """Everything but attention: each position gets its own value."""
+    ALL_ATTENTION_FUNCTIONS.register("own_value", _own_value)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("own_value", sdpa_mask)
+    model = build(shape, "own_value")
+
+    def run(ids: Tensor) -> Statistics:
+        model(ids, use_cache=False)
+        return {}
+
+    return run
+
+
+def _own_value(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    groups = query.shape[1] // value.shape[1]
+    return value.repeat_interleave(groups, dim=1).transpose(1, 2).contiguous(), None
 
 
 def _streamed(*keep: str) -> Callable[[Shape], Run]:
@@ -113,6 +135,7 @@ def _nnsight(shape: Shape) -> Run:
 
 
 WAYS = {
+    "none": Way("forward without attention", _without_attention),
     "sdpa": Way("SDPA forward, no statistics", _plain),
     "interp": Way("interp, streamed", _streamed("received", "entropy", "distance")),
     "interp+waad": Way("interp, with WAAD", _streamed("received", "entropy", "distance", "waad")),

@@ -28,38 +28,60 @@ def probe(model: "Model", prompt: Any = None) -> "pandas.DataFrame":
     with torch.no_grad():
         base = model.logits(prompt)
         for name, stack in model.stacks.items():
-            seen = _readable(model, prompt, name)
+            seen, notes = _read(model, prompt, name)
             for layer in sorted(stack.layers):
                 for site in SITES:
-                    rows.append(
-                        _point(model, prompt, base, name, layer, site, (layer, site) in seen)
-                    )
+                    row = {
+                        "stack": name,
+                        "layer": layer,
+                        "site": site,
+                        "read": (layer, site) in seen,
+                    }
+                    change, note = _change(model, prompt, base, row, notes)
+                    rows.append({**row, "change": change, "note": note})
     return pandas.DataFrame(rows)
 
 
-def _readable(model: "Model", prompt: Prompt, stack: str) -> set[tuple[int, str]]:
-    try:
-        trace = model.trace(prompt, stack=stack)
-    except LookupError:
-        return set()
-    return {(key[1], key[0]) for key in trace}
+def _read(
+    model: "Model", prompt: Prompt, stack: str
+) -> tuple[set[tuple[int, str]], dict[tuple[int, str], str]]:
+    """The (layer, site) pairs that pass, and what there is to say of some."""
+    seen: set[tuple[int, str]] = set()
+    notes: dict[tuple[int, str], str] = {}
+    for site in SITES:
+        try:
+            trace = model.trace(prompt, site, stack=stack)
+            seen |= {(layer, site) for layer in trace.layers(site)}
+        except (LookupError, ValueError) as problem:
+            notes |= {(layer, site): str(problem) for layer in model.stacks[stack].layers}
+    for layer, modules in model.stacks[stack].layers.items():
+        if {(layer, "z"), (layer, "attn_out")} <= seen and modules.out is not None:
+            trace = model.trace(prompt, "z", "attn_out", stack=stack, layers=layer)
+            ahead = modules.out(trace["z", layer].flatten(2))
+            out = trace["attn_out", layer]
+            if ahead.shape != out.shape or not torch.allclose(ahead, out, rtol=1e-2, atol=1e-3):
+                notes[layer, "z"] = "a gate or a norm stands between z and the output projection"
+    return seen, notes
 
 
-def _point(
-    model: "Model", prompt: Prompt, base: Tensor, stack: str, layer: int, site: str, read: bool
-) -> dict[str, Any]:
-    row = {"stack": stack, "layer": layer, "site": site, "read": read, "change": False, "note": ""}
-    try:
-        choose_layers(model.stacks[stack], layer, site)
-    except LookupError as problem:
-        return {**row, "note": str(problem)}
-    if not read:
-        return {**row, "note": "this prompt does not pass here"}
-    hook = Hook(site, _disturb, layers=[layer], stack=stack)
+def _change(
+    model: "Model",
+    prompt: Prompt,
+    base: Tensor,
+    row: dict[str, Any],
+    notes: dict[tuple[int, str], str],
+) -> tuple[bool, str]:
+    """Whether changing the point moves the logits, and why not or what to know."""
+    layer, site, note = row["layer"], row["site"], notes.get((row["layer"], row["site"]), "")
+    if not row["read"]:
+        try:
+            choose_layers(model.stacks[row["stack"]], layer, site)
+        except LookupError as problem:
+            note = str(problem)
+        return False, note or "this prompt does not pass here"
+    hook = Hook(site, _disturb, layers=[layer], stack=row["stack"])
     moved = (model.logits(prompt, hooks=[hook]) - base).abs().max()
-    if not moved > 0:
-        return {**row, "note": "changing it leaves the logits as they are"}
-    return {**row, "change": True}
+    return (True, note) if moved > 0 else (False, "changing it leaves the logits as they are")
 
 
 def _disturb(value: Tensor, at: Any) -> Tensor:

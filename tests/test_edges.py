@@ -262,3 +262,23 @@ def test_a_class_is_what_it_does_not_what_its_family_is(cls):
 def test_every_family_is_of_the_kind_it_says():
     for name, family in FAMILIES.items():
         assert interp.wrap(family.model()).kind == family.kind, name
+
+
+def test_points_say_what_stands_behind_z_and_what_is_not_served():
+    config = transformers.AutoConfig.for_model(
+        "bitnet", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=32, vocab_size=128, initializer_range=0.3,
+    )  # fmt: skip
+    hf = transformers.AutoModelForCausalLM.from_config(config).eval()
+    points = interp.wrap(hf).points()
+    noted = points[points["note"] != ""]
+    assert set(noted["site"]) == {"z"} and points["change"].all()
+    assert noted["note"].str.contains("between z and the output projection").all()
+    config = transformers.AutoConfig.for_model(
+        "albert", hidden_size=32, embedding_size=16, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=32, vocab_size=128,
+    )  # fmt: skip
+    hf = transformers.AutoModelForMaskedLM.from_config(config).eval()
+    points = interp.wrap(hf).points()
+    inside = points[points["site"].isin(["pattern", "resid_pre"])]
+    assert not inside["read"].any() and inside["note"].str.contains("several times").all()
