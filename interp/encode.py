@@ -12,7 +12,9 @@ from interp.chat import Row, is_messages, row_of
 from interp.images import pictures
 from interp.prompt import Prompt
 from interp.shown import as_image, by_row, check_images, whole, without_text
+from interp.structure import counts_padding
 from interp.tokens import (
+    GENERATING,
     check_fit,
     check_ids,
     first_decoder_ids,
@@ -76,12 +78,13 @@ def _of_ids(model: Any, rows: list[list[int]], images: Any) -> Prompt:
             "the images, or Prompt.from_inputs(model, inputs) with all forward inputs."
         )
     check_ids(model, rows)
-    return _of_rows(model, {"input_ids": rows})
+    return _of_rows(model, {"input_ids": rows}, left=not counts_padding(model.hf))
 
 
-def _of_rows(model: Any, columns: dict[str, list[list[int]]]) -> Prompt:
-    """Checked rows of ids, padded."""
-    inputs, mask = padded(model, columns)
+def _of_rows(model: Any, columns: dict[str, list[list[int]]], left: bool) -> Prompt:
+    """Checked rows of ids, padded: on the left where the model generates, and bare ids wherever
+    that does not shift their positions."""
+    inputs, mask = padded(model, columns, left)
     prompt = from_inputs(model, _ready(model, inputs))
     prompt.mask = mask.to(prompt.mask.device)
     return prompt
@@ -144,7 +147,7 @@ def _read(model: Any, rows: list[Row]) -> Prompt:
     names = ["input_ids", *(["token_type_ids"] if model.kind == "encoder" else [])]
     columns = {name: [row[name] for row in encoded] for name in names if name in encoded[0]}
     check_ids(model, columns["input_ids"], [row.text for row in rows])
-    prompt = _of_rows(model, columns)
+    prompt = _of_rows(model, columns, left=model.kind in GENERATING)
     prompt.texts, prompt.said = [row.text for row in rows], [row.said for row in rows]
     if tokenizer.is_fast:
         prompt.offsets = offsets_of([row["offset_mapping"] for row in encoded], prompt.mask)

@@ -26,7 +26,7 @@ from interp.metrics import resolve
 from interp.prompt import Prompt
 from interp.shadow import shadowed
 from interp.sites import ATTENTION_SITES, QUERY_HEAD_SITES, SITES, Hook, parse_site
-from interp.structure import Stack, find_stacks, places_itself
+from interp.structure import Stack, counts_padding, find_stacks, places_itself
 from interp.taps import plan_run, prompt_length, taps_for, tops
 from interp.tokens import first_decoder_ids
 from interp.trace import Trace, main_output
@@ -100,9 +100,10 @@ class Model:
         accepted = inspect.signature(type(self.hf).forward).parameters
         own = (self.family is not None and self.family.own_positions) or places_itself(self.hf)
         mask = given.get("attention_mask")
-        wanted = "position_ids" in accepted and "position_ids" not in given and not own
-        if wanted and mask is not None and mask.ndim == 2 and not bool(mask[:, 0].all()):
-            given["position_ids"] = (mask.long().cumsum(-1) - 1).clamp_min(0)
+        padded = isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask[:, 0].all())
+        takes = "position_ids" in accepted and "position_ids" not in given
+        if isinstance(mask, Tensor) and padded and takes and not own:
+            given["position_ids"] = (torch.cumsum(mask.long(), -1) - 1).clamp_min(0)
         if getattr(self.config, "is_encoder_decoder", False) and not _decodes(given):
             rows = next(iter(given.values())).shape[0]
             given["decoder_input_ids"] = first_decoder_ids(self.hf, rows)
@@ -215,6 +216,16 @@ class Model:
             return Prompt.from_inputs(self, dict(prompt))
         return prompt if isinstance(prompt, Prompt) else self.encode(prompt)
 
+    def _check_padding(self, prompt: Prompt) -> None:
+        """Some decoders count positions over padding, and take no others: rows would be shifted."""
+        accepted = inspect.signature(type(self.hf).forward).parameters
+        padded = prompt.ids is not None and not bool(prompt.mask[:, :1].all())
+        if padded and "position_ids" not in accepted and counts_padding(self.hf):
+            raise ValueError(
+                f"{type(self.hf).__name__} counts positions over padding on the left and takes no "
+                "position_ids, so unequal prompts would change each other; give them one by one."
+            )
+
     def _whole(self, prompt: Prompt) -> dict[str, Any]:
         """A single forward needs no cache, and a long one cannot afford it."""
         given: dict[str, Any] = self.arguments(prompt)
@@ -257,6 +268,7 @@ class Model:
         """One run of this model under interventions, hooks, readers and metrics, in that order."""
         check_fit(self.name, self.stacks)
         prompt, placed = plan(self, prompt, interventions(using))
+        self._check_padding(prompt)
         placed += place_hooks(self.stacks, hooks, self.name)
         session = Session(self.places, [*placed, *readers], list(metrics))
         wanted = [(hook.stack, hook.hook.site) for hook in session.hooks]

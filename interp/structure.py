@@ -156,6 +156,15 @@ def places_itself(hf: Any) -> bool:
     )
 
 
+def counts_padding(hf: Any) -> bool:
+    """Whether learned positions are counted from a row's first place, padding or not."""
+    for module in hf.modules():
+        if re.search(r"(Learned|Sinusoidal)PositionalEmbedding$", type(module).__name__):
+            takes = inspect.signature(type(module).forward).parameters
+            return "attention_mask" not in takes and not places_itself(hf)
+    return False
+
+
 def _empty_stack(
     hf: Any, name: str, path: str, attention: nn.Module, family: Family | None
 ) -> Stack:

@@ -89,14 +89,16 @@ def check_fit(model: Any, length: int) -> None:
         )
 
 
-def padded(model: Any, columns: dict[str, list[list[int]]]) -> tuple[dict[str, Tensor], Tensor]:
-    """Rows as tensors, padded on the left for a model that generates, and where they are real.
+def padded(
+    model: Any, columns: dict[str, list[list[int]]], left: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Rows as tensors, padded on one side, and where they are real.
 
     A model whose tokenizer makes no mask (SigLIP) attends to padding, and was trained on rows of
     full length: it is given these.
     """
-    left = model.kind in GENERATING
     masked = model.tokenizer is None or "attention_mask" in model.tokenizer.model_input_names
+    left = left and masked
     length = max(len(row) for row in columns["input_ids"])
     if not masked:
         length = model.config.get_text_config().max_position_embeddings

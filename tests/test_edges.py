@@ -282,3 +282,10 @@ def test_points_say_what_stands_behind_z_and_what_is_not_served():
     points = interp.wrap(hf).points()
     inside = points[points["site"].isin(["pattern", "resid_pre"])]
     assert not inside["read"].any() and inside["note"].str.contains("several times").all()
+
+
+def test_decoders_that_count_padding_are_not_given_unequal_rows():
+    model = interp.wrap(transformers.BartForCausalLM(FAMILIES["bart"].tiny()).eval())
+    with pytest.raises(ValueError, match="counts positions over padding on the left"):
+        model.logits([[20, 21, 22], [23]])
+    assert model.logits([[20, 21, 22], [23, 24, 25]]).shape[:2] == (2, 3)

@@ -113,3 +113,23 @@ def test_reading_leaves_even_the_padding_rows_alone(name):
     plain = model.logits(batch)
     assert (model.trace(batch).logits - plain).abs().max() < 1e-5
     assert (model.trace(batch, keep="received").logits - plain).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "t5", "gpt2", "llama", "bart"])
+def test_ragged_ids_are_padded_where_that_changes_nothing(name):
+    model = interp.wrap(FAMILIES[name].model())
+    rows = [[20, 21, 22, 23, 24], [30, 31, 32]]
+    batch = model.encode(rows)
+    alone, filled = [True] * 3, [False] * 2
+    # BART counts its positions over padding, so it is filled up behind.
+    assert batch.mask[1].tolist() == (alone + filled if name == "bart" else filled + alone)
+    stack = next(reversed([stack for stack in model.stacks if stack in ("text", "encoder")]))
+    together = model.trace(batch, "pattern", keep="received", stack=stack)
+    for row, ids in enumerate(rows):
+        single = model.trace([ids], "pattern", keep="received", stack=stack)
+        kept = batch.mask[row]
+        for layer in single.layers("pattern"):
+            pattern = together["pattern", layer][row][:, kept][:, :, kept]
+            assert (pattern - single["pattern", layer][0]).abs().max() < 1e-5
+            received = together["received", layer][row][:, kept]
+            assert (received - single["received", layer][0]).abs().max() < 2e-5
