@@ -28,6 +28,9 @@ def _meaning(site: str) -> str:
 
 
 def filled(text: str) -> str:
+    from interp.families import FAMILIES
+
+    text = re.sub(r"\[\d+ families\]", f"[{len(FAMILIES)} families]", text)
     for name, table in tables().items():
         pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
         text = re.sub(

@@ -90,9 +90,14 @@ def choose_heads(stack: Stack, heads: Any, site: str) -> tuple[int, ...] | None:
 def place_hooks(stacks: dict[str, Stack], hooks: Any, owner: str) -> list[Placed]:
     """Hooks with their site, layers and heads checked; together they share one memo."""
     group, placed = next(_GROUPS), []
+    if not isinstance(hooks, Iterable) and not isinstance(hooks, Hook):
+        raise TypeError(f"hooks= takes interp.Hook objects, not {hooks!r}: Hook('z', function).")
     for hook in [hooks] if isinstance(hooks, Hook) else hooks:
         if not isinstance(hook, Hook):
-            raise TypeError(f"hooks= takes interp.Hook objects, not {hook!r}.")
+            raise TypeError(
+                f"hooks= takes interp.Hook objects, not {hook!r}: Hook(site, function), where the "
+                "function takes (value, at)."
+            )
         if not callable(hook.fn):
             raise TypeError(
                 f"the hook at {hook.site} needs a function fn(value, at), not {hook.fn!r}."
@@ -138,7 +143,7 @@ def interventions(using: Any) -> list[Any]:
         return [item for part in using for item in interventions(part)]
     if not isinstance(using, Hook) and not callable(getattr(using, "plan", None)):
         raise TypeError(
-            "using= takes interventions (objects with plan(model, prompt)) or interp.Hook, "
+            "using= takes interp.Hook or interventions (objects with plan(model, prompt)), "
             f"not {using!r}."
         )
     return [using]

@@ -54,10 +54,10 @@ def report(path: Path) -> str:
     points = model.points(prompt)
     return (
         f"{model}\n"
-        f"{sum(points['read'])} of {len(points)} points can be read, "
+        f"{sum(points['read'])} of {len(points)} sites can be read, "
         f"{sum(points['change'])} changed.\n"
         f"Silencing head {head} of layer {layer} moves a logit by up to {moved:.3f}.\n"
-        f"Report: {path} ({time.process_time() - started:.1f} s of CPU)"
+        f"Open it in a browser: {path} ({time.process_time() - started:.1f} s of CPU)"
     )
 
 
@@ -73,7 +73,7 @@ def _page(model, prompt, layer, head, moved, figures) -> str:
     code = (
         'trace = model.trace(prompt, "pattern", keep=["received", "entropy", "distance"])\n'
         f'trace["pattern", {layer}][0, {head}]   # one head\n'
-        f'model.logits(prompt, hooks=Hook("z", lambda z, at: z * 0, [{layer}], heads=[{head}]))'
+        f'model.logits(prompt, hooks=Hook("z", lambda z, at: z * 0, layers=[{layer}], heads=[{head}]))'
     )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>interp: a first look</title>
 <style>body{{font:15px/1.5 Inter,Helvetica,Arial,sans-serif;color:#1f2933;max-width:960px;

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from interp.structure import Stack, reaches_seam
+from interp.families import family_of
+from interp.live import Place
+from interp.structure import Stack, reaches_seam, tops
 
 # Per model, its configs and the attention that each had.
 _BEFORE: "weakref.WeakKeyDictionary[nn.Module, list[tuple[Any, str | None]]]" = (
@@ -67,7 +69,7 @@ def check_fit(name: str, stacks: dict[str, Stack]) -> None:
             )
             if own not in (OVER_SDPA, OVER_EAGER):
                 raise RuntimeError(
-                    f"{name} runs on {own!r} attention now, not on the seam (it was unwrapped, or "
+                    f"{name} runs on {own!r} attention now, not on interp's (it was unwrapped, or "
                     "set_attn_implementation was called); wrap it again with interp.wrap(hf)."
                 )
 
@@ -82,11 +84,10 @@ def _refuse(hf: Any, stacks: dict[str, Stack]) -> None:
     name = type(hf).__name__
     if not any(layer.attention for stack in stacks.values() for layer in stack.layers.values()):
         own = sorted({type(part).__name__ for part in hf.modules() if _looks_like_attention(part)})
-        what = f"{', '.join(own)} compute it by themselves" if own else "it has no attention layers"
+        what = f"it is computed in {', '.join(own)}" if own else "it has no attention layers"
         raise ValueError(
             f"{name} ({hf.config.model_type}) does not ask transformers for its attention: {what}, "
-            "so nothing can be read or changed there. Families that can be served are in "
-            'docs/models.md; TransformerLens may adapt this one (interp.load(..., backend="lens")).'
+            "so nothing can be read or changed there. docs/models.md lists families that are served."
         )
     for stack in stacks.values():
         for layer in stack.layers.values():
@@ -114,3 +115,36 @@ def _chooses_by_name(cls: type) -> bool:
         'if self.config._attn_implementation == "sdpa":',
     )
     return any(way in source for way in ways)
+
+
+def places_of(hf: Any, stacks: dict[str, Stack]) -> dict[nn.Module, Place]:
+    """What each module that a site stands on is in this model."""
+    family = family_of(hf.config)
+    between = family.between if family else ()
+    places = {module: Place("top", "", -1) for module in tops(hf, stacks)}
+    for stack in stacks.values():
+        for index, layer in stack.layers.items():
+            settings = (stack.causal, stack.name in between, index == stack.size - 1)
+            roles = {
+                "layer": layer.module,
+                "attention": layer.attention,
+                "attn_out": layer.out,
+                "mlp_out": layer.mlp,
+            }
+            for role, module in roles.items():
+                if module is not None:
+                    places[module] = Place(role, stack.name, index, *settings)
+    return places
+
+
+def kind_of(hf: Any, stacks: dict[str, Stack]) -> str:
+    """What a model eats and whether it writes, from its config, its towers and its class."""
+    if hasattr(hf.config, "vision_config"):
+        return "vlm" if hf.can_generate() else "dual"
+    if hf.main_input_name in ("input_features", "input_values"):
+        return "audio"
+    if "decoder" in stacks:
+        return "encoder-decoder"
+    if hf.main_input_name == "pixel_values":
+        return "vision"
+    return "text" if "text" in stacks else "encoder"

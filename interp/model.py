@@ -1,7 +1,7 @@
 """A Hugging Face model with named sites: read it, reduce what passes, change it."""
 
-import inspect
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,15 +20,15 @@ from interp.asking import (
     whole_numbers,
 )
 from interp.families import family_of
-from interp.fitting import check_fit, check_kind, fit, unfit
-from interp.live import RUN, Place, Placed, Run, Session, Watched, live
-from interp.metrics import resolve
+from interp.fitting import check_fit, check_kind, fit, kind_of, places_of, unfit
+from interp.forward import arguments, check_padding, single_pass
+from interp.live import RUN, Placed, Run, Session, Watched, live
+from interp.metrics import METRICS, resolve
 from interp.prompt import Prompt
-from interp.shadow import shadowed
+from interp.shadow import bare_calls, shadowed
 from interp.sites import ATTENTION_SITES, QUERY_HEAD_SITES, SITES, Hook, parse_site
-from interp.structure import Stack, counts_padding, find_stacks, places_itself
-from interp.taps import plan_run, prompt_length, taps_for, tops
-from interp.tokens import first_decoder_ids
+from interp.structure import Stack, find_stacks
+from interp.taps import plan_run, prompt_length, taps_for
 from interp.trace import Trace, main_output
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Model:
         self.family = family_of(hf.config)
         self.stacks: dict[str, Stack] = find_stacks(hf)
         fit(hf, self.stacks)
-        self.places = _places(self.hf, self.stacks, self.family.between if self.family else ())
-        self.kind = _kind(hf, self.stacks)
+        self.places = places_of(hf, self.stacks)
+        self.kind = kind_of(hf, self.stacks)
 
     @property
     def name(self) -> str:
@@ -94,20 +94,9 @@ class Model:
             ids = ids[:, prompt.length :]
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-    def arguments(self, prompt: Prompt) -> dict[str, Tensor]:
+    def arguments(self, prompt: Prompt) -> dict[str, Any]:
         """What one forward needs: the prompt, positions that skip padding, a decoder's first token."""
-        given = dict(prompt.inputs)
-        accepted = inspect.signature(type(self.hf).forward).parameters
-        own = (self.family is not None and self.family.own_positions) or places_itself(self.hf)
-        mask = given.get("attention_mask")
-        padded = isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask[:, 0].all())
-        takes = "position_ids" in accepted and "position_ids" not in given
-        if isinstance(mask, Tensor) and padded and takes and not own:
-            given["position_ids"] = (torch.cumsum(mask.long(), -1) - 1).clamp_min(0)
-        if getattr(self.config, "is_encoder_decoder", False) and not _decodes(given):
-            rows = next(iter(given.values())).shape[0]
-            given["decoder_input_ids"] = first_decoder_ids(self.hf, rows)
-        return given
+        return arguments(self, prompt)
 
     def trace(
         self,
@@ -126,6 +115,11 @@ class Model:
         what is kept as whole sites unless torch.no_grad is on; a trace of metrics alone keeps none.
         """
         prompt = self._prompt(prompt)
+        sites = tuple(
+            name for site in sites for name in ([site] if isinstance(site, str) else site)
+        )
+        for name in set(sites) & set(METRICS):
+            raise LookupError(f"{name!r} is a metric, not a site: trace(prompt, keep={name!r}).")
         layers = None if layers is None else whole_numbers(layers, "layers")
         metrics = resolve(keep) if keep is not None else []
         names = [stack] if stack is None or isinstance(stack, str) else list(stack)
@@ -148,7 +142,7 @@ class Model:
             self._asked(prompt, using, hooks, readers, watched) as run,
         ):
             trace.prompt = run.prompt
-            trace.output = self.hf(**self._whole(run.prompt))
+            trace.output = self.hf(**single_pass(self, run.prompt))
         if len(trace) == 0:
             raise LookupError(
                 f"nothing passed {', '.join([*sites, *(m.name for m in metrics)])} of the "
@@ -159,7 +153,7 @@ class Model:
     def logits(self, prompt: Any, using: Any = None, hooks: Sequence[Hook] | Hook = ()) -> Tensor:
         """Run once and return the logits; gradients flow."""
         with self._asked(self._prompt(prompt), using, hooks) as run:
-            return main_output(self.hf(**self._whole(run.prompt)))
+            return main_output(self.hf(**single_pass(self, run.prompt)))
 
     def generate(
         self, prompt: Any, using: Any = None, hooks: Sequence[Hook] | Hook = (), **generate: Any
@@ -173,9 +167,9 @@ class Model:
 
     @contextmanager
     def using(self, *items: Any) -> Iterator["Model"]:
-        """Plain code on `model.hf` inside the block runs under these interventions and hooks.
+        """Plain code on `model.hf` inside the block runs under these hooks and interventions.
 
-            with model.using(VAR()):
+            with model.using(Hook("z", silence)):
                 model.hf.generate(**inputs)
 
         They hold for this thread (context). A thread started inside takes them along when its target
@@ -194,8 +188,16 @@ class Model:
         session = Session(self.places, plan=begin) if plans else Session(self.places, placed)
         wanted = [(name, site) for name in self.stacks for site in SITES]
         with shadowed(taps_for(self.hf, self.stacks, wanted, weakref.ref(self))), live(session):
+            before = bare_calls(self.hf)
             yield self
+            elsewhere = bare_calls(self.hf) > before
         self._complain(placed if session.used else [])
+        if elsewhere and not session.used:
+            warnings.warn(
+                "the model ran in another thread while using(...) was open here, and without it: a thread "
+                "takes the block along when its target is run by contextvars.copy_context().run.",
+                stacklevel=3,
+            )
 
     def points(self, prompt: Any = None) -> "pandas.DataFrame":
         """Which site of which stack and layer can be read and changed, proved by trying each."""
@@ -215,23 +217,6 @@ class Model:
         if isinstance(prompt, Mapping):
             return Prompt.from_inputs(self, dict(prompt))
         return prompt if isinstance(prompt, Prompt) else self.encode(prompt)
-
-    def _check_padding(self, prompt: Prompt) -> None:
-        """Some decoders count positions over padding, and take no others: rows would be shifted."""
-        accepted = inspect.signature(type(self.hf).forward).parameters
-        padded = prompt.ids is not None and not bool(prompt.mask[:, :1].all())
-        if padded and "position_ids" not in accepted and counts_padding(self.hf):
-            raise ValueError(
-                f"{type(self.hf).__name__} counts positions over padding on the left and takes no "
-                "position_ids, so unequal prompts would change each other; give them one by one."
-            )
-
-    def _whole(self, prompt: Prompt) -> dict[str, Any]:
-        """A single forward needs no cache, and a long one cannot afford it."""
-        given: dict[str, Any] = self.arguments(prompt)
-        if "use_cache" in inspect.signature(type(self.hf).forward).parameters:
-            given["use_cache"] = False
-        return given
 
     def _readers(
         self, trace: Trace, stack: Stack, site: str, layers: Any, heads: Any, everything: bool
@@ -268,7 +253,7 @@ class Model:
         """One run of this model under interventions, hooks, readers and metrics, in that order."""
         check_fit(self.name, self.stacks)
         prompt, placed = plan(self, prompt, interventions(using))
-        self._check_padding(prompt)
+        check_padding(self.hf, prompt)
         placed += place_hooks(self.stacks, hooks, self.name)
         session = Session(self.places, [*placed, *readers], list(metrics))
         wanted = [(hook.stack, hook.hook.site) for hook in session.hooks]
@@ -299,9 +284,16 @@ _WRAPPING = threading.Lock()
 
 
 def wrap(hf: "PreTrainedModel", processor: Any = None) -> Model:
-    """A live transformers model as a `Model`; wrapping twice is wrapping once."""
+    """A live transformers model as a `Model`; wrapping twice is wrapping once.
+
+    A processor given later takes the place of the one before it.
+    """
     if isinstance(hf, Model):
         return hf
+    if processor is not None and (isinstance(processor, str) or not callable(processor)):
+        raise TypeError(
+            f"a processor or tokenizer is an object that reads text, not {processor!r}."
+        )
     with _WRAPPING:
         known = _WRAPPED.get(hf) if isinstance(hf, nn.Module) else None
         model = known() if known is not None else None
@@ -311,39 +303,3 @@ def wrap(hf: "PreTrainedModel", processor: Any = None) -> Model:
         if processor is not None:
             model.processor = processor
     return model
-
-
-def _places(
-    hf: nn.Module, stacks: dict[str, Stack], between: tuple[str, ...]
-) -> dict[nn.Module, Place]:
-    places = {module: Place("top", "", -1) for module in tops(hf, stacks)}
-    for stack in stacks.values():
-        for index, layer in stack.layers.items():
-            settings = (stack.causal, stack.name in between, index == stack.size - 1)
-            roles = {
-                "layer": layer.module,
-                "attention": layer.attention,
-                "attn_out": layer.out,
-                "mlp_out": layer.mlp,
-            }
-            for role, module in roles.items():
-                if module is not None:
-                    places[module] = Place(role, stack.name, index, *settings)
-    return places
-
-
-def _kind(hf: Any, stacks: dict[str, Stack]) -> str:
-    """What a model eats and whether it writes, from its config, its towers and its class."""
-    if hasattr(hf.config, "vision_config"):
-        return "vlm" if hf.can_generate() else "dual"
-    if hf.main_input_name in ("input_features", "input_values"):
-        return "audio"
-    if "decoder" in stacks:
-        return "encoder-decoder"
-    if hf.main_input_name == "pixel_values":
-        return "vision"
-    return "text" if "text" in stacks else "encoder"
-
-
-def _decodes(given: dict[str, Any]) -> bool:
-    return any(name in given for name in ("decoder_input_ids", "decoder_inputs_embeds", "labels"))

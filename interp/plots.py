@@ -23,6 +23,12 @@ def head_map(pattern: "Tensor", tokens: list[str], title: str = "") -> "Figure":
     """One head large: `pattern` [query, key], rows look at columns."""
     import plotly.graph_objects as go
 
+    if pattern.ndim != 2 or len(tokens) != pattern.shape[1] or not isinstance(tokens[0], str):
+        raise ValueError(
+            f"head_map takes one head, [query, key], and a token for each key; not {tuple(pattern.shape)} "
+            f"and {len(tokens)} tokens. For one head of a trace: trace['pattern', layer][row, head], "
+            "trace.prompt.tokens[row]."
+        )
     ticks = list(range(len(tokens)))
     labels = [_visible(token) for token in tokens]
     figure = go.Figure(
@@ -53,9 +59,9 @@ def head_maps(trace: "Trace", row: int = 0) -> "Figure":
     from plotly.graph_objects import Heatmap
     from plotly.subplots import make_subplots
 
-    layers = trace.layers("pattern")
+    layers = _held(trace, "pattern")
     heads = trace["pattern", layers[0]].shape[1]
-    tokens = [_visible(token) for token in trace.prompt.tokens[row]]
+    tokens = _labels(trace, row, trace["pattern", layers[0]].shape[-1])
     figure = make_subplots(
         rows=len(layers),
         cols=heads,
@@ -84,7 +90,9 @@ def metric_map(trace: "Trace", name: str, row: int = 0) -> "Figure":
     import plotly.graph_objects as go
     import torch
 
-    layers = trace.layers(name)
+    layers = _held(trace, name)
+    if trace[name, layers[0]].ndim != 3:
+        raise ValueError(f"{name!r} is no metric; metric_map draws what keep= kept.")
     values = torch.cat([trace[name, layer][row] for layer in layers])
     heads = trace[name, layers[0]].shape[1]
     figure = go.Figure(
@@ -96,10 +104,30 @@ def metric_map(trace: "Trace", name: str, row: int = 0) -> "Figure":
             hovertemplate=f"head %{{y}}, %{{x}}: {name} %{{z:.3f}}<extra></extra>",
         )
     )
-    tokens = [_visible(token) for token in trace.prompt.tokens[row]][: values.shape[1]]
+    tokens = _labels(trace, row, values.shape[1])
     figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=tokens, tickangle=-60)
     figure.update_yaxes(title="layer.head", autorange="reversed", type="category")
     return _styled(figure, f"{name} per token", height=160 + 18 * len(values), width=760)
+
+
+def _held(trace: "Trace", name: str) -> list[int]:
+    layers = trace.layers(name)
+    if not layers:
+        raise ValueError(f"{name!r} is not in this trace. {trace}")
+    return layers
+
+
+def _labels(trace: "Trace", row: int, count: int) -> list[str]:
+    """The row's tokens where the positions are theirs, else the positions' numbers."""
+    if not 0 <= row < len(trace.prompt):
+        raise IndexError(
+            f"row {row} is out of range: the prompt has rows 0 to {len(trace.prompt) - 1}."
+        )
+    tokens = trace.prompt.tokens[row]
+    own = trace.stack in ("text", "encoder") or trace.prompt.ids is None
+    if own and len(tokens) == count:
+        return [_visible(token) for token in tokens]
+    return [str(place) for place in range(count)]
 
 
 def _visible(token: str) -> str:
@@ -108,8 +136,7 @@ def _visible(token: str) -> str:
 
 
 def _hover(tokens: list[str], keys: int) -> list[list[str]]:
-    names = tokens if len(tokens) == keys else [str(place) for place in range(keys)]
-    return [[f"{query} looks at {key}" for key in names] for query in names]
+    return [[f"{query} looks at {key}" for key in tokens[:keys]] for query in tokens]
 
 
 def _styled(figure: "Figure", title: str, **size: Any) -> "Figure":

@@ -152,7 +152,7 @@ class Prompt:
         shows, by area: the map sums to what the image's tokens sum to. Left out are tokens that
         show no place (newlines, class tokens) and those that show only padding.
         """
-        regions = self.regions(row, image)
+        regions = self._covered(values, row, image)
         return paint(regions, values, *finest(regions))
 
     def heatmap(
@@ -163,11 +163,23 @@ class Prompt:
         size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "... height width"]:
         """`fold` at pixel size, height and width, in the units of `fold`: mass a cell."""
-        regions = self.regions(row, image)
+        regions = self._covered(values, row, image)
         height, width = size or self._picture(row, image).size
         rows, columns = finest(regions)
         scale = height * width / (rows * columns)
         return paint(regions, values, height, width) * scale
+
+    def _covered(self, values: Tensor, row: int, image: int) -> list[Region]:
+        """The image's regions, if the values are over the positions that the regions count."""
+        regions = self.regions(row, image)
+        own = set(self._picture(row, image).positions.tolist())
+        among_text = bool(own) and all(set(r.index.flatten().tolist()) <= own for r in regions)
+        if among_text and values.shape[-1] < self.length:
+            raise ValueError(
+                f"values over {values.shape[-1]} keys are not over this prompt's {self.length} positions; "
+                "fold takes rows of the stack that reads the text (a vision tower counts its own patches)."
+            )
+        return regions
 
     def _picture(self, row: int, image: int) -> Picture:
         if not self.images:

@@ -31,10 +31,12 @@ class Shadow:
         self.own = module.__dict__.get(method)  # accelerate shadows `forward` the same way
         self.original = getattr(module, method)
         self.users = 0
+        self.bare = 0  # calls from contexts in which nothing is live
         functools.update_wrapper(self, self.original)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not LIVE.get():
+            self.bare += 1
             return self.original(*args, **kwargs)
         return self.around(self.original, self.module, args, kwargs)
 
@@ -77,3 +79,9 @@ def shadowed(wanted: Iterable[tuple[nn.Module, str, Around]]) -> Iterator[None]:
                 if shadow.users <= 0:
                     _SHADOWS.pop((shadow.module, shadow.method), None)
                     shadow.remove()
+
+
+def bare_calls(module: nn.Module) -> int:
+    """How often the whole model was called past its shadow, by someone who asked nothing."""
+    shadow = _SHADOWS.get((module, "forward"))
+    return shadow.bare if shadow is not None else 0

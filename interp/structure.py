@@ -266,3 +266,9 @@ def _first_of(module: nn.Module, config: Any, *names: str) -> int | None:
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
     return None
+
+
+def tops(hf: Any, stacks: dict[str, Stack]) -> list[nn.Module]:
+    """The whole model, and the towers with a cache, which may be called by themselves."""
+    owners = [stack.path.rpartition(".")[0] for stack in stacks.values() if stack.causal]
+    return list(dict.fromkeys([hf, *(hf.get_submodule(path) for path in owners)]))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from interp.live import LIVE, RUN, Place, Run, hooks_at, pass_through, sessions_of
 from interp.prompt import Prompt
 from interp.shadow import Around
-from interp.structure import Stack
+from interp.structure import Stack, tops
 
 Forward = Callable[..., Any]
 
@@ -103,12 +103,6 @@ def _change_output(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(output, tuple):
         return (change(output[0]), *output[1:])
     return change(output)
-
-
-def tops(hf: nn.Module, stacks: dict[str, Stack]) -> list[nn.Module]:
-    """The whole model, and the towers with a cache, which may be called by themselves."""
-    owners = [stack.path.rpartition(".")[0] for stack in stacks.values() if stack.causal]
-    return list(dict.fromkeys([hf, *(hf.get_submodule(path) for path in owners)]))
 
 
 def _top(owner: Any) -> Around:

@@ -62,7 +62,12 @@ class Trace(Mapping[Any, Tensor]):
             raise LookupError(f"a trace is asked by site, layer and stack, not by {key!r}.")
         name, layer, stack = [*parts, None, None][:3]
         if layer is not None:
-            layer = whole_number(layer, "layer")
+            layer = whole_number(layer, "a layer in a trace's key")
+        if stack is not None and stack not in self.sizes:
+            raise LookupError(f"the third part of a key names a stack, and {stack!r} is none; heads are "
+                              "an axis of the value.")  # fmt: skip
+        if name in self.sizes:
+            raise LookupError(f"{name!r} is a stack: trace[site, layer, {name!r}].")
         if name not in {known for known, _, _ in self._parts}:
             name, own = parse_site(name)
             layer = own if layer is None else layer
@@ -85,7 +90,8 @@ class Trace(Mapping[Any, Tensor]):
         layers = self.layers(name, stack)
         full = (name, layer + self.sizes[stack] if layer < 0 else layer, stack)
         if full not in self._parts:
-            raise KeyError(f"{(name, layer)!r} was not recorded. {self._held()}")
+            where = "" if stack == self.stack else f" of the {stack} stack"
+            raise KeyError(f"{(name, layer)!r}{where} was not recorded. {self._held()}")
         return self._joined(full)
 
     def _joined(self, key: Key) -> Tensor:

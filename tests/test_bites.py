@@ -91,17 +91,17 @@ def wrong_projection(monkeypatch):
 
 def layers_off_by_one(monkeypatch):
     """resid sites standing one layer too high."""
-    places = model._places
+    places = model.places_of
 
-    def wrong(hf, stacks, between):
-        result = places(hf, stacks, between)
+    def wrong(hf, stacks):
+        result = places(hf, stacks)
         for stack in stacks.values():
             modules = [layer.module for layer in stack.layers.values()]
             if None not in modules and len(modules) > 1:
                 result[modules[0]], result[modules[1]] = result[modules[1]], result[modules[0]]
         return result
 
-    monkeypatch.setattr(model, "_places", wrong)
+    monkeypatch.setattr(model, "places_of", wrong)
 
 
 def pattern_before_softmax(monkeypatch):

@@ -287,5 +287,81 @@ def test_points_say_what_stands_behind_z_and_what_is_not_served():
 def test_decoders_that_count_padding_are_not_given_unequal_rows():
     model = interp.wrap(transformers.BartForCausalLM(FAMILIES["bart"].tiny()).eval())
     with pytest.raises(ValueError, match="counts positions over padding on the left"):
-        model.logits([[20, 21, 22], [23]])
+        mask = torch.tensor([[1, 1, 1], [0, 0, 1]])
+        model.logits({"input_ids": IDS[:, :3], "attention_mask": mask})
     assert model.logits([[20, 21, 22], [23, 24, 25]]).shape[:2] == (2, 3)
+
+
+def test_a_thread_that_leaves_the_block_behind_is_told_of():
+    import threading
+
+    model = opened()
+    worker = threading.Thread(target=lambda: model.hf(IDS))
+    with (
+        pytest.warns(UserWarning, match="in another thread.*copy_context"),
+        model.using(Hook("z", zero)),
+    ):
+        worker.start()
+        worker.join()
+
+
+def test_values_of_another_tower_are_not_folded():
+    from PIL import Image
+
+    from tests.processors import processor_of
+
+    family = FAMILIES["qwen2_vl"]
+    model = interp.wrap(family.model(), processor_of("qwen2_vl", family.tiny()))
+    prompt = model.encode("Hi", images=Image.new("RGB", (160, 160)))
+    trace = model.trace(prompt, "pattern", stack=["text", "vision"])
+    patches = trace["pattern", 0, "vision"][0, 0, 0].detach()
+    short = patches[: prompt.length - 1]
+    for values in (short, short[None]):
+        with pytest.raises(ValueError, match="not over this prompt's"):
+            prompt.fold(values)
+    assert prompt.fold(trace["pattern", 0][0, 0, -1].detach()).ndim == 2
+
+
+def test_pictures_name_the_right_tokens():
+    from interp.plots import head_map, head_maps, metric_map
+
+    family = FAMILIES["t5"]
+    model = interp.wrap(family.model())
+    prompt = interp.Prompt.from_inputs(model, family.inputs(model.hf))
+    trace = model.trace(prompt, "pattern", keep="entropy", stack="decoder")
+    labels = metric_map(trace, "entropy").layout.xaxis.ticktext
+    assert list(labels) == [str(place) for place in range(len(labels))]
+    encoder = model.trace(prompt, "pattern", keep="entropy", stack="encoder")
+    assert list(metric_map(encoder, "entropy").layout.xaxis.ticktext) == prompt.tokens[0]
+    assert len(head_maps(encoder).data) == 16
+    tokens = prompt.tokens[0]
+    assert head_map(encoder["pattern", 0][0, 1], tokens).data[0].z.shape == (len(tokens),) * 2
+    for pattern, names in ((encoder["pattern", 0], tokens), (encoder["pattern", 0][0, 1], ["a"])):
+        with pytest.raises(ValueError, match="head_map takes one head"):
+            head_map(pattern, names)
+    with pytest.raises(ValueError, match="'waad' is not in this trace"):
+        metric_map(encoder, "waad")
+    with pytest.raises(ValueError, match="is no metric"):
+        metric_map(encoder, "pattern")
+    with pytest.raises(IndexError, match="row 7"):
+        head_maps(encoder, row=7)
+
+
+def test_near_misses_are_told_the_way():
+    model = opened()
+    with pytest.raises(
+        LookupError, match="'received' is a metric, not a site: trace.prompt, keep="
+    ):
+        model.trace(IDS, "received")
+    with pytest.raises(LookupError, match="'pattern' is a site, not a metric"):
+        model.trace(IDS, keep="pattern")
+    with pytest.raises(TypeError, match="not <function zero"):
+        model.logits(IDS, hooks=zero)
+    with pytest.raises(TypeError, match="a processor or tokenizer is an object"):
+        interp.wrap(model.hf, "llama")
+    trace = model.trace(IDS, ["pattern", "z"])
+    assert {site for site, _ in trace} == {"pattern", "z"}
+    with pytest.raises(KeyError, match="heads are an axis of the value"):
+        trace["pattern", 0, 3]
+    with pytest.raises(KeyError, match="'text' is a stack"):
+        trace["text"]

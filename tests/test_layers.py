@@ -14,7 +14,7 @@ LAYERS = [
     ["structure", "rows", "live"],
     ["eager", "prompt", "shadow"],
     ["seam", "tokens", "chat", "shown", "processors"],
-    ["fitting", "encode"],
+    ["fitting", "encode", "forward"],
     ["taps", "trace", "asking"],
     ["model", "points"],
     ["loading", "plots"],

@@ -94,7 +94,7 @@ def test_trace_arguments(model, ids):
         model.trace(ids, keep=[3])
     with pytest.raises(ValueError, match="holds 'waad' twice"):
         model.trace(ids, keep=[METRICS["waad"](window=2), METRICS["waad"](window=3)])
-    with pytest.raises(TypeError, match="using= takes interventions"):
+    with pytest.raises(TypeError, match="using= takes interp.Hook"):
         model.trace(ids, using="VAR")
     with pytest.raises(TypeError, match="hooks= takes interp.Hook"):
         model.trace(ids, hooks=[identity])

@@ -19,7 +19,14 @@ FAMILIES: "Registry[Family]" = Registry("family", "interp.families")
 
 @dataclass(frozen=True)
 class Family:
-    """Facts about one `config.model_type`."""
+    """Facts about one `config.model_type`.
+
+    `tiny` and `inputs` make a model and forward inputs for tests, with no download. `mlp` and `out`
+    name modules inside a layer that structure does not find, by stack. `layout` says where image
+    tokens lie. `own_positions`: the model finds positions by itself, and must be given none.
+    `between`: stacks where the model adds to the stream between two layers. `causal`: stacks that
+    are causal though their attention modules do not say so.
+    """
 
     name: str
     kind: str  # text, vlm, vision, dual (image and text towers), encoder, encoder-decoder, audio

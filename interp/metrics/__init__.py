@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from interp.registry import Registry
+from interp.sites import SITES
 
 METRICS: "Registry[type[Metric]]" = Registry("metric", "interp.metrics")
 
@@ -82,6 +83,8 @@ def resolve(keep: Any) -> list[Metric]:
     asked = list(keep) if isinstance(keep, (list, tuple)) else [keep]
     metrics: list[Metric] = []
     for item in asked:
+        if isinstance(item, str) and item in SITES:
+            raise LookupError(f"{item!r} is a site, not a metric: trace(prompt, {item!r}).")
         metric = METRICS[item]() if isinstance(item, str) else item
         metric = metric() if isinstance(metric, type) and issubclass(metric, Metric) else metric
         if not isinstance(metric, Metric):
