@@ -58,5 +58,5 @@ def idle(is_quick: bool) -> list[list[str]]:
         ["forward", "--length", "128", "--pairs", "60"],
         ["forward", "--length", "512", "--pairs", "20"],
         ["forward", "--family", "llama", "--length", "128", "--pairs", "60"],
-        ["generate", "--length", "64", "--pairs", "8"],
+        ["generate", "--length", "64", "--pairs", "40"],
     ]
