@@ -18,7 +18,7 @@ from benchmarks.plan import Entry
 from benchmarks.ways import WAYS
 
 # Large tensors go back to the system when they are freed, small ones are kept for the next. Left to
-# itself glibc keeps large ones too, or not, by chance: the same forward peaks at 170 MB or at 600.
+# itself glibc keeps large ones too, or not, by chance: the same streamed forward peaks at 180 MB or at 600.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 # Results may differ by this part of the largest value: float32 over twelve layers.
 TOLERANCE = 1e-3

@@ -19,18 +19,23 @@ class Goal:
     unit: str = "x"
     note: str = ""
 
+    error: float = 0.0
+
     @property
-    def met(self) -> bool:
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
+    def verdict(self) -> str:
+        """A value that its own error could carry over the limit decides nothing."""
+        if abs(self.value - self.limit) < self.error:
+            return "undecided"
+        met = self.value >= self.limit if self.at_least else self.value <= self.limit
+        return "met" if met else "MISSED"
 
     def __str__(self) -> str:
         sign, digits = (">=" if self.at_least else "<="), 3 if self.limit < 1.1 else 2
         digits = 0 if self.unit != "x" else digits
-        verdict = "met" if self.met else "MISSED"
         note = f" ({self.note})" if self.note else ""
         return (
             f"| {self.what} | {sign} {self.limit:g}{self.unit} "
-            f"| {self.value:.{digits}f}{self.unit}{note} | {verdict} |"
+            f"| {self.value:.{digits}f}{self.unit}{note} | {self.verdict} |"
         )
 
 
@@ -50,8 +55,9 @@ def goals(rows: Sequence[Row], idle: Sequence[dict]) -> list[Goal]:
 def _idle(idle: Sequence[dict]) -> Iterator[Goal]:
     for record in idle:
         if record["what"] != "call":
-            note = f"middle half {record['low']:.3f} to {record['high']:.3f}"
-            yield Goal(idle_title(record), 1.01, record["ratio"], note=note)
+            error = record["error"]
+            note = f"+- {error:.3f}"
+            yield Goal(idle_title(record), 1.01, record["ratio"], note=note, error=error)
 
 
 def idle_title(record: dict) -> str:

@@ -8,6 +8,7 @@ python -m benchmarks.idle forward --length 128 --pairs 60
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Callable
 
@@ -40,6 +41,7 @@ def by_turns(hf: PreTrainedModel, call: Callable[[], object], pairs: int) -> dic
         "ratio": statistics.median(ratios),
         "low": low,
         "high": high,
+        "error": 1.86 * (high - low) / math.sqrt(pairs),  # two standard errors of a median
         "fastest": min(seconds[True]) / min(seconds[False]),
         "seconds": statistics.median(seconds[False]),
         "added": statistics.median(seconds[True]) - statistics.median(seconds[False]),

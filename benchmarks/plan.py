@@ -56,7 +56,7 @@ def idle(is_quick: bool) -> list[list[str]]:
     return [
         call,
         ["forward", "--length", "128", "--pairs", "60"],
-        ["forward", "--length", "512", "--pairs", "20"],
+        ["forward", "--length", "512", "--pairs", "80"],
         ["forward", "--family", "llama", "--length", "128", "--pairs", "60"],
         ["generate", "--length", "64", "--pairs", "40"],
     ]

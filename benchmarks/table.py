@@ -61,7 +61,7 @@ def _difference(row: Row) -> str:
 
 def idle_table(records: Sequence[dict]) -> str:
     lines = [
-        "| idle | median ratio | middle half | fastest / fastest | pairs |",
+        "| idle | median ratio, +- two errors | middle half | fastest / fastest | pairs |",
         "|---|--:|--:|--:|--:|",
     ]
     for record in records:
@@ -69,7 +69,7 @@ def idle_table(records: Sequence[dict]) -> str:
             continue
         same = "" if record["same"] else " (OUTPUT DIFFERS)"
         lines.append(
-            f"| {idle_title(record)}{same} | {record['ratio']:.4f} "
+            f"| {idle_title(record)}{same} | {record['ratio']:.4f} +- {record['error']:.4f} "
             f"| {record['low']:.3f}-{record['high']:.3f} | {record['fastest']:.4f} "
             f"| {record['pairs']} |"
         )
