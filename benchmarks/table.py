@@ -61,7 +61,7 @@ def _difference(row: Row) -> str:
 
 def idle_table(records: Sequence[dict]) -> str:
     lines = [
-        "| idle | median ratio, +- two errors | middle half | fastest / fastest | pairs |",
+        "| idle | median ratio, +- two standard errors | middle half | fastest / fastest | pairs |",
         "|---|--:|--:|--:|--:|",
     ]
     for record in records:
