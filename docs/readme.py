@@ -1,5 +1,6 @@
 """`python -m docs.readme`: write the README's tables from the registries."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -16,7 +17,38 @@ def tables() -> dict[str, str]:
     for name, metric in METRICS.items():
         first = (metric.__doc__ or "").split("\n\n")[0].replace("\n", " ")
         metrics.append(f"| `{name}` | {metric.per} | {' '.join(first.split())} |")
-    return {"sites": "\n".join(sites), "metrics": "\n".join(metrics)}
+    return {
+        "sites": "\n".join(sites),
+        "metrics": "\n".join(metrics),
+        "tasks": "\n".join(_tasks()),
+        "faults": "\n".join(_faults()),
+    }
+
+
+def _tasks() -> list[str]:
+    """Each generator's settings, and the first record of its test split."""
+    from interp.tasks import TASKS
+
+    rows = ["| task | settings | for example |", "|---|---|---|"]
+    for name, generator in TASKS.items():
+        settings = [given for given in inspect.signature(generator.draw).parameters][1:]
+        record = TASKS[name](1)[0]
+        shown = record.prompt if len(record.prompt) < 110 else "… " + record.prompt[-105:].lstrip()
+        answers = ",".join(record.answers[:2]) + (", …" if len(record.answers) > 2 else "")
+        given = " ".join(f"`{setting}`" for setting in settings)
+        rows.append(f"| `{name}` | {given} | {shown or 'an image'} **{answers.strip()}** |")
+    return rows
+
+
+def _faults() -> list[str]:
+    from interp.faults import FAULTS
+
+    rows = ["| fault | of | what goes wrong | meant for |", "|---|---|---|---|"]
+    rows += [
+        f"| `{name}` | {fault.model} | {fault.about} | {', '.join(fault.repairs)} |"
+        for name, fault in FAULTS.items()
+    ]
+    return rows
 
 
 def _meaning(site: str) -> str:

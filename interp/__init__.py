@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from interp.model import Model as Model
     from interp.model import wrap as wrap
     from interp.prompt import Prompt as Prompt
+    from interp.scoring import score as score
     from interp.sites import At as At
     from interp.sites import Hook as Hook
+    from interp.task import Record as Record
+    from interp.task import Task as Task
     from interp.trace import Trace as Trace
 
 __version__ = "0.1.0"
@@ -27,10 +30,16 @@ _HOME = {
     "Prompt": "interp.prompt",
     "Hook": "interp.sites",
     "At": "interp.sites",
+    "Record": "interp.task",
+    "Task": "interp.task",
     "Trace": "interp.trace",
+    "score": "interp.scoring",
 }
-__all__ = ["At", "Hook", "Model", "Prompt", "Trace", "__version__", "load", "wrap"]
-_FOLDERS = ("metrics", "families")
+__all__ = [
+    "At", "Hook", "Model", "Prompt", "Record", "Task", "Trace",
+    "__version__", "load", "score", "wrap",
+]  # fmt: skip
+_FOLDERS = ("families", "faults", "metrics", "tasks")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,90 +1,128 @@
-"""`python -m interp.demo OUT.html`: open a tiny model, trace a prompt, write what was seen.
-
-The model is built from a config and has random weights: the report shows the tool, not a finding.
-"""
+"""`python -m interp.demo OUT.html`: ask the shipped models, look inside, write what was seen."""
 
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-TEXT = "the keys of the old house are on the table and the keys of the car are not"
-
-
-def tiny_model():
-    """A four-layer llama with grouped heads that reads words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    import interp
-    from interp.families import FAMILIES
-
-    family = FAMILIES["llama"]
-    hf = family.model()
-    vocabulary = {"<pad>": 0, "<s>": 1, "<unk>": 2}
-    for word in TEXT.split():
-        vocabulary.setdefault(word, len(vocabulary))
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    reader = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", unk_token="<unk>"
-    )
-    return interp.wrap(hf, reader)
+DORMANT = (2, (0, 1, 2, 3))  # layer and heads of demo-lm
+RUN = "Paris coin Tuesday lamp piano Greta Paris coin Tuesday lamp piano"
 
 
 def report(path: Path) -> str:
     """Write the report and say in a few lines what it holds."""
-    from interp import Hook
-    from interp.plots import head_map, head_maps, metric_map
-
     started = time.process_time()
-    model = tiny_model()
-    prompt = model.encode(TEXT)
-    trace = model.trace(prompt, "pattern", keep=["received", "entropy", "distance"])
-    peak = trace["received"][:, 0].amax(-1)
-    layer, head = divmod(int(peak.argmax()), peak.shape[1])
-    silenced = model.logits(prompt, hooks=Hook("z", lambda z, at: z * 0, [layer], heads=[head]))
-    moved = float((silenced - trace.logits).detach().abs().max())
-    figures = [
-        head_maps(trace),
-        head_map(trace["pattern", layer][0, head], prompt.tokens[0], f"layer {layer}, head {head}"),
-        *(metric_map(trace, name) for name in ("received", "entropy", "distance")),
-    ]
+    text, said = _language()
+    vision, answered = _vision()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(model, prompt, layer, head, moved, figures), encoding="utf-8")
-    points = model.points(prompt)
+    path.write_text(_page([*text, *vision]), encoding="utf-8")
     return (
-        f"{model}\n"
-        f"{sum(points['read'])} of {len(points)} sites can be read, "
-        f"{sum(points['change'])} changed.\n"
-        f"Silencing head {head} of layer {layer} moves a logit by up to {moved:.3f}.\n"
+        f"{said}\n{answered}\n"
         f"Open it in a browser: {path} ({time.process_time() - started:.1f} s of CPU)"
     )
 
 
-def _page(model, prompt, layer, head, moved, figures) -> str:
-    from html import escape
+def _language() -> tuple[list[Any], str]:
+    """demo-lm repeats a run of words, and forgets how without four heads that rest elsewhere."""
+    import interp
+    from interp import Hook
+    from interp.plots import head_map, head_maps, metric_map
+    from interp.scoring import score
 
-    plots = [
-        figure.to_html(
-            full_html=False, include_plotlyjs=index == 0, config={"displayModeBar": False}
+    model = interp.load("demo-lm")
+    prompt = model.encode(RUN)
+    trace = model.trace(prompt, "pattern", keep=["received"])
+    layer, heads = DORMANT
+    silence = Hook("z", lambda z, at: z * 0, layers=[layer], heads=list(heads))
+    rows = []
+    for name in ("facts", "induction", "ioi", "colored_objects"):
+        task = interp.Task.load(name, count=60)
+        plain, silenced = (
+            score(model, task, hooks=hooks)["right"].mean() for hooks in ((), silence)
         )
-        for index, figure in enumerate(figures)
+        rows.append((name, task[0].prompt, plain, silenced))
+    answer = model.decode(model.generate(prompt, max_new_tokens=1, do_sample=False), prompt)[0]
+    points = model.points(prompt)
+    parts = [
+        f"<h2>demo-lm: {_count(model)} parameters, trained on words</h2>",
+        f"<p>Prompt: <i>{RUN}</i> … and the model goes on: <b>{answer}</b></p>",
+        head_maps(trace),
+        f"<p>Head 0 of layer {layer} rests on the first token, until a word comes again: then it looks "
+        "at what came next before.</p>",
+        head_map(trace["pattern", layer][0, 0], prompt.tokens[0], f"layer {layer}, head 0"),
+        f"<p>Without heads {heads[0]} to {heads[-1]} of layer {layer} "
+        "(share of 60 held-out prompts answered right):</p>",
+        _table(rows),
+        metric_map(trace, "received"),
     ]
-    code = (
-        'trace = model.trace(prompt, "pattern", keep=["received", "entropy", "distance"])\n'
-        f'trace["pattern", {layer}][0, {head}]   # one head\n'
-        f'model.logits(prompt, hooks=Hook("z", lambda z, at: z * 0, layers=[{layer}], heads=[{head}]))'
+    told = ", ".join(f"{name} {plain:.2f} -> {silenced:.2f}" for name, _, plain, silenced in rows)
+    return parts, (
+        f"{model}\n{sum(points['read'])} of {len(points)} sites can be read, "
+        f"{sum(points['change'])} changed.\n"
+        f"Without heads {heads[0]} to {heads[-1]} of layer {layer}: {told}."
+    )
+
+
+def _vision() -> tuple[list[Any], str]:
+    """demo-vlm answers a question about a scene; where its heads look when it does."""
+    import interp
+    from interp.plots import image_map
+
+    model = interp.load("demo-vlm")
+    record = interp.Task.load("colour", count=8)[3]
+    prompt = model.encode(record.prompt, images=record.image)
+    trace = model.trace(prompt, "pattern")
+    answer = model.decode(model.generate(prompt, max_new_tokens=2, do_sample=False), prompt)[0]
+    image = prompt.where("image")[0]
+    seen = max(
+        (trace["pattern", layer][0, head, -1][image].max().item(), layer, head)
+        for layer in trace.layers("pattern")
+        for head in range(trace["pattern", layer].shape[1])
+    )
+    _, layer, head = seen
+    heat = prompt.heatmap(trace["pattern", layer][0, head, -1])
+    parts = [
+        f"<h2>demo-vlm: {_count(model)} parameters, trained on scenes of shapes</h2>",
+        f"<p>Question: <i>{record.prompt}</i> The model says <b>{answer.strip()}</b>, "
+        f"which is {'right' if answer.strip() == record.answers[0].strip() else 'wrong'}.</p>",
+        image_map(record.image, heat, f"where layer {layer}, head {head} looks when it answers"),
+    ]
+    return parts, f"{model}\n{record.prompt} {answer.strip()}"
+
+
+def _count(model: Any) -> str:
+    return f"{sum(weight.numel() for weight in model.hf.parameters()):,}"
+
+
+def _table(rows: list[tuple[str, str, float, float]]) -> str:
+    cells = "".join(
+        f"<tr><td>{name}</td><td><i>{prompt}</i></td><td>{plain:.2f}</td><td>{silenced:.2f}</td></tr>"
+        for name, prompt, plain, silenced in rows
+    )
+    head = "<tr><th>task</th><th>for example</th><th>plain</th><th>silenced</th></tr>"
+    return f"<table>{head}{cells}</table>"
+
+
+def _page(parts: list[Any]) -> str:
+    figures = [part for part in parts if not isinstance(part, str)]
+    body = "".join(
+        part
+        if isinstance(part, str)
+        else part.to_html(
+            full_html=False,
+            include_plotlyjs=part is figures[0],
+            config={"displayModeBar": False},
+        )
+        for part in parts
     )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>interp: a first look</title>
-<style>body{{font:15px/1.5 Inter,Helvetica,Arial,sans-serif;color:#1f2933;max-width:960px;
-margin:2rem auto;padding:0 1rem}}pre{{background:#f5f7fa;padding:.8rem;overflow:auto}}</style>
+<style>body{{font:15px/1.5 Inter,Helvetica,Arial,sans-serif;color:#1f2933;max-width:1000px;
+margin:2rem auto;padding:0 1rem}}td,th{{text-align:left;padding:.3rem .8rem .3rem 0;
+border-bottom:1px solid #d9e2ec;vertical-align:top}}</style>
 <h1>A first look</h1>
-<p>{escape(repr(model))}, built from a config with <b>random weights</b>: the pictures show what the
-tool reads, not what a trained model does.</p>
-<p>Prompt: <i>{escape(prompt.text[0])}</i></p>
-<pre>{escape(code)}</pre>
-<p>Silencing head {head} of layer {layer} moves a logit by up to {moved:.3f}.</p>
-{"".join(plots)}
+<p>Two models that come with the project, small enough to train on a laptop: what is seen here is what
+they learned (their cards say what they were guided to).</p>
+{body}
 </html>"""
 
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from interp.faults import fault_for
 from interp.model import Model, wrap
 from interp.processors import open_processor
+from interp.shipped import find
 
 _AUTO = (
     "AutoModelForImageTextToText",
@@ -28,16 +30,21 @@ def load(
     device_map: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    fault: str | None = None,
     **more: Any,
 ) -> Model:
-    """The model at a hub id or in a folder, with its processor, in eval mode.
+    """The model of a shipped name, at a hub id or in a folder, with its processor, in eval mode.
 
     Weights are read from safetensors only, and code that a repository brings is not run unless
-    `trust_remote_code=True`. Further keywords go to `from_pretrained`.
+    `trust_remote_code=True`. `fault` damages a shipped model in a known way (`interp.faults`).
+    Further keywords go to `from_pretrained`. A folder here comes before a shipped name like
+    "demo-lm", and that before the hub.
     """
     if backend != "hf":
         raise ValueError(f"no backend {backend!r}. There is: hf.")
-    name = _checked_folder(name)
+    shipped = find(name)
+    damage = fault_for(fault, name, shipped is not None) if fault is not None else None
+    name = _checked_folder(shipped or name)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _config(name, hub)
     given = {"dtype": _dtype(dtype), "device_map": device_map, **more}
@@ -45,7 +52,10 @@ def load(
     hf = _weights(name, config, hub, given)
     if device is not None:
         hf = hf.to(device)
-    return wrap(hf.eval(), processor if processor is not None else _processor(name, config, hub))
+    model = wrap(hf.eval(), processor if processor is not None else _processor(name, config, hub))
+    if damage is not None:
+        damage.damage(model)
+    return model
 
 
 def _checked_folder(name: str | Path) -> str:

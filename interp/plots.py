@@ -110,6 +110,33 @@ def metric_map(trace: "Trace", name: str, row: int = 0) -> "Figure":
     return _styled(figure, f"{name} per token", height=160 + 18 * len(values), width=760)
 
 
+def image_map(image: Any, heat: "Tensor", title: str = "") -> "Figure":
+    """What is looked at on an image: the image, and beside it under a map of `prompt.heatmap`."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    shape = tuple(heat.shape)
+    if shape != (image.height, image.width):
+        raise ValueError(
+            f"image_map takes a map of the image's size, ({image.height}, {image.width}), not {shape}: "
+            "prompt.heatmap(row of a pattern)."
+        )
+    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.04)
+    for column in (1, 2):
+        figure.add_trace(go.Image(z=image.convert("RGB"), hoverinfo="skip"), row=1, col=column)
+    cover = [[0.0, "rgba(255,255,255,0.75)"], [1.0, "rgba(8,48,107,0.0)"]]
+    cell = go.Heatmap(
+        z=heat.detach().float().cpu().numpy(),
+        colorscale=cover,
+        colorbar={"title": {"text": "attention"}, "thickness": 12, "outlinewidth": 0},
+        hovertemplate="%{z:.3f}<extra></extra>",
+    )
+    figure.add_trace(cell, row=1, col=2)
+    figure.update_xaxes(showticklabels=False, constrain="domain")
+    figure.update_yaxes(showticklabels=False, scaleanchor="x", autorange="reversed")
+    return _styled(figure, title, height=380, width=720)
+
+
 def _held(trace: "Trace", name: str) -> list[int]:
     layers = trace.layers(name)
     if not layers:

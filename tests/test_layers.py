@@ -9,14 +9,14 @@ ROOT = Path(__file__).parents[1]
 # Lower layers first: a file imports from its own layer or below.
 LAYERS = [
     ["registry", "spelling"],
-    ["families", "images", "layouts", "sites"],
+    ["families", "formats", "gallery", "images", "layouts", "shipped", "sites"],
     ["metrics"],
     ["structure", "rows", "live"],
     ["eager", "prompt", "shadow"],
-    ["seam", "tokens", "chat", "shown", "processors"],
-    ["fitting", "encode", "forward"],
+    ["seam", "tokens", "chat", "shown", "processors", "task"],
+    ["fitting", "encode", "forward", "records", "scoring", "tasks"],
     ["taps", "trace", "asking"],
-    ["model", "points"],
+    ["model", "points", "faults"],
     ["loading", "plots"],
     ["demo"],
 ]

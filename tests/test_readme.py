@@ -3,13 +3,8 @@
 import re
 from pathlib import Path
 
-from PIL import Image
-
 import interp
 from docs.readme import PAGE, filled
-from interp.demo import tiny_model
-from interp.families import FAMILIES
-from tests.processors import processor_of
 
 TEXT = PAGE.read_text(encoding="utf-8")
 
@@ -18,20 +13,16 @@ def test_tables_are_current():
     assert filled(TEXT) == TEXT, "the README is out of date: python -m docs.readme"
 
 
-def test_every_snippet_runs(tmp_path, monkeypatch):
-    model = tiny_model()
-    model.hf.save_pretrained(tmp_path)
-    model.tokenizer.save_pretrained(tmp_path)
-    llava = FAMILIES["llava"]
-    vlm = interp.wrap(llava.model(), processor_of("llava", llava.tiny()))
-    names = {"vlm": vlm, "image": Image.new("RGB", (40, 30), (200, 30, 30))}
+def test_every_snippet_runs():
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(snippets) == 5
+    assert len(snippets) == 6
     # The image's snippet comes second, and leaves its own prompt behind.
     snippets[1], snippets[0] = snippets[0], snippets[1]
+    names = {"interp": interp}
     for snippet in snippets:
-        exec(snippet.replace("path/or/hub-id", str(tmp_path)), names)
-    assert names["trace"]["received", 2].shape[:2] == (1, 4)
+        exec(snippet, names)
+    assert names["trace"]["received", 2].shape[:2] == (1, 8)
+    assert names["prompt"].where("S2").sum() == 8
     assert type(names["model"]) is interp.Model
 
 
@@ -52,5 +43,5 @@ def test_demo_writes_a_report(tmp_path):
     said = report(tmp_path / "deep" / "report.html")
     page = (tmp_path / "deep" / "report.html").read_text(encoding="utf-8")
     assert "40 of 40 sites can be read, 40 changed" in said
-    assert page.count("plotly-graph-div") == 5 and "random weights" in page
+    assert page.count("plotly-graph-div") == 4 and "which is right" in page
     assert "cdn" not in page[:2000] and "<script src=" not in page

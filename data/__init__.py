@@ -1,0 +1,1 @@
+"""Demo models, the recipes that made them, and their report."""

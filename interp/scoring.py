@@ -1,0 +1,96 @@
+"""How a model does on a task: one row for each record, from one forward."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interp.prompt import Prompt
+from interp.task import Task
+
+if TYPE_CHECKING:
+    import pandas
+
+    from interp.model import Model
+
+
+def score(
+    model: "Model",
+    task: Task,
+    *,
+    using: Any = None,
+    hooks: Any = (),
+    counterfactual: bool = False,
+    batch: int = 64,
+) -> "pandas.DataFrame":
+    """The model's next token after each record's prompt, against its right and wrong answers.
+
+    Columns: `right` (the likeliest token of all is the first of a right answer), `said`,
+    `probability` and `against` (of all right, of all wrong answers together), and `difference`, the
+    mean logit of the right less that of the wrong ones. Answers of several tokens count by their
+    first. With `counterfactual`, the other prompts are asked, and still judged by these answers.
+    """
+    import pandas
+
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(task), batch):
+        part = task[start : start + batch]
+        prompt = part.encode(model, counterfactual)
+        with torch.no_grad():
+            logits = last_logits(model, model.logits(prompt, using=using, hooks=hooks), prompt)
+        for order, record in enumerate(part):
+            right = answer_ids(model, prompt, order, record.answers)
+            wrong = answer_ids(model, prompt, order, record.wrong)
+            rows.append(
+                _row(model, logits[order].float(), right, wrong) | {"record": start + order}
+            )
+    columns = ["record", "right", "said", "probability", "against", "difference"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def last_logits(model: "Model", logits: Tensor, prompt: Prompt) -> Tensor:
+    """Logits of what comes next, [batch, token]: at each row's last real position."""
+    if model.kind == "vision":
+        return logits
+    place = prompt.where("last").int().argmax(-1)
+    return logits[torch.arange(len(logits), device=logits.device), place.to(logits.device)]
+
+
+def answer_ids(model: "Model", prompt: Prompt, row: int, answers: Sequence[str]) -> list[int]:
+    """The first token of each answer as it follows this row's prompt; of a classifier, the label."""
+    if model.kind == "vision":
+        labels = {str(name): number for number, name in model.config.id2label.items()}
+        missing = [answer for answer in answers if answer.strip() not in labels]
+        if missing:
+            raise ValueError(f"the labels {sorted(labels)} of {model.name} hold no {missing[0]!r}.")
+        return [labels[answer.strip()] for answer in answers]
+    if model.tokenizer is None or prompt.texts is None:
+        raise ValueError("answers are read by a tokenizer, and this model or prompt has none.")
+    # A prompt may end in the space or newline that its answer starts with.
+    end = prompt.texts[row][-24:]
+    return [_first(model.tokenizer, end, answer) for answer in answers]
+
+
+def _first(tokenizer: Any, end: str, answer: str) -> int:
+    if end[-1:].isspace():
+        answer = answer.lstrip()
+    before = tokenizer(end, add_special_tokens=False)["input_ids"]
+    after = tokenizer(end + answer, add_special_tokens=False)["input_ids"]
+    if len(after) <= len(before):
+        raise ValueError(f"the answer {answer!r} adds no token to a prompt that ends in {end!r}.")
+    return after[len(before)]
+
+
+def _row(model: "Model", logits: Tensor, right: list[int], wrong: list[int]) -> dict[str, Any]:
+    chances = logits.softmax(-1)
+    best = int(logits.argmax())
+    labels = model.config.id2label if model.kind == "vision" else None
+    mean = logits[wrong].mean() if wrong else logits.new_tensor(float("nan"))
+    return {
+        "right": best in right,
+        "said": str(labels[best]) if labels else model.tokenizer.decode([best]),
+        "probability": float(chances[right].sum()),
+        "against": float(chances[wrong].sum()),
+        "difference": float(logits[right].mean() - mean),
+    }
