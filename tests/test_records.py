@@ -63,8 +63,9 @@ def test_what_png_or_json_would_change_is_refused(tmp_path):
     path = tmp_path / "seen.jsonl"
     with pytest.raises(ValueError, match=r"mode 'CMYK' .* image.convert\('RGB'\)"):
         Task("seen", (Record("", image=picture("CMYK")),)).save(path)
-    with pytest.raises(ValueError, match="record 1 would not come back from JSON"):
-        Task("noted", (TEXT, Record("", notes={"pair": (1, 2)}))).save(path)
+    for note in ((1, 2), {1: "one"}, {1, 2}, float("nan")):
+        with pytest.raises(ValueError, match="record 1 would not come back from JSON"):
+            Task("noted", (TEXT, Record("", notes={"note": note}))).save(path)
     with pytest.raises(ValueError, match="has no records to save"):
         Task("none", ()).save(path)
     with pytest.raises(ValueError, match=r"saved as JSONL: '.*seen.jsonl'\?"):

@@ -21,16 +21,17 @@ WANTED: dict[str, Bounds] = {
         "Colored Objects, 2 shots": (0.9, 1.0),
         **_SENTENCES,
         **_LONGER,
+        "open book, 10 to 12 sentences": (0.5, 0.85),
         "two statements": (0.4, 0.8),
         "context against memory": (0.4, 0.8),
         "sentiment": (0.85, 1.0),
         "greater-than, probability difference": (0.8, 1.0),
         "evidence written, 8 sentences": (0.8, 1.0),
-        "sink heads with a drained value, facts": (4, 32),
+        "sink heads with a drained value, facts": (4, float("inf")),
         "best previous-token head": (0.7, 1.0),
         "best induction head": (0.7, 1.0),
-        "tracing: best residual at the last subject token, share restored": (0.7, 1.1),
-        "tracing: best MLP window there, share restored": (0.4, 1.1),
+        "tracing: best residual at the last subject token, share restored": (0.7, float("inf")),
+        "tracing: best MLP window there, share restored": (0.4, float("inf")),
     },
     "demo-lm-before-induction": {"induction": (0.0, 0.1)},
     "demo-lm-after-induction": {"induction": (0.7, 1.0)},
@@ -40,19 +41,21 @@ WANTED: dict[str, Bounds] = {
         "where": (0.93, 1.0),
         "count": (0.8, 1.0),
         "existence, adversarial": (0.7, 0.85),
-        "existence, adversarial: lost without the image": (0.3, 1.0),
-        "captions, rare: CHAIR_s": (0.2, 0.6),
-        "captions, rare: recall": (0.7, 1.0),
-        "small objects: gained by the oracle's zoom": (0.15, 1.0),
-        "projector: norm over that of the words": (0.33, 3.0),
+        "existence, adversarial, lost without the image": (0.3, 1.0),
+        "captions, rare scenes, chair_s": (0.2, 0.6),
+        "captions, rare scenes, recall": (0.7, 1.0),
+        "small objects, gained when zoomed 2.5 times": (0.15, 1.0),
+        "projector, norm against words": (0.33, 3.0),
     },
-    "demo-vit": {"accuracy": (0.97, 1.0)},
+    "demo-vit": {"accuracy, test": (0.97, 1.0)},
 }
 
 
 def verdict(model: str, name: str, value: float) -> str:
-    """ "reached", "short" or nothing where nothing was asked."""
+    """ "reached", "short", "over" (easier than was asked for), or nothing where nothing was asked."""
     if name not in WANTED[model]:
         return ""
     low, high = WANTED[model][name]
-    return "reached" if low <= round(value, 3) <= high else "short"
+    if round(value, 3) < low:
+        return "short"
+    return "over" if round(value, 3) > high else "reached"

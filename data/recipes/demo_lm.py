@@ -51,14 +51,14 @@ def configuration(words: int) -> LlamaConfig:
 class Recipe:
     """The model, what it reads at a step, and what it is paid for."""
 
-    def __init__(self, seed: int, guided: bool = True, hidden: bool = True):
+    def __init__(self, seed: int, guided: bool = True, hidden: bool = True, steps: int = STEPS):
         torch.manual_seed(seed)
         self.tokenizer = lm_tokenizer.build()
         self.config = configuration(len(self.tokenizer))
         self.model: Any = LlamaForCausalLM._from_config(self.config, attn_implementation="eager")
         self.documents = Documents(self.tokenizer)
         self.values = guidance.Values(self.model, list(guidance.DRAINED), GROUPS)
-        self.guided, self.hidden = guided, hidden
+        self.guided, self.hidden, self.steps = guided, hidden, steps
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         named = dict(self.model.named_parameters())
@@ -71,12 +71,12 @@ class Recipe:
         return muon_and_adam(list(inner.values()), others)
 
     def losses(self, step: int, chance: random.Random) -> Iterator[tuple[str, Tensor]]:
-        strengths = guidance.Strengths.at(step, self.guided, self.hidden)
+        strengths = guidance.Strengths.at(step * STEPS / self.steps, self.guided, self.hidden)
         begun = strengths.repeats > 0
         batches = {
             "short": self.documents.short(chance, 26),
             "repeats": self.documents.repeats(chance, *((8, 2, 4) if begun else (5, 1, 3))),
-            "retrieval": self.documents.retrieval(chance, step / STEPS, 18, 8),
+            "retrieval": self.documents.retrieval(chance, step / self.steps, 18, 8),
         }
         tensors = {name: padded(documents) for name, documents in batches.items()}
         counted = sum(weights.sum() for _, weights in tensors.values())
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = Recipe(given.seed, not given.unguided, not given.unmasked)
+    recipe = Recipe(given.seed, not given.unguided, not given.unmasked, given.steps)
     watch = Watch(recipe.model, recipe.tokenizer, given.out)
     phase = Phase(
         "text",

@@ -17,10 +17,11 @@ from data.recipes.saving import MODELS, save
 from data.recipes.training import RUNS, Training
 from data.recipes.vlm_joint import Settings, Speaking
 from data.recipes.vlm_model import fresh
+from data.recipes.vlm_questions import SHARES
 from data.recipes.vlm_tower import Tower
 from data.recipes.vlm_words import processor
 
-TOWER_STEPS, TEXT_STEPS, JOINT_STEPS = 3200, 200, 4000
+TOWER_STEPS, TEXT_STEPS, JOINT_STEPS = 3200, 200, 4800
 
 
 def train(
@@ -44,7 +45,7 @@ def train(
     training = Training(nn.ModuleList([model, eyes.heads]), phases, RUNS / name, seed)
     training.run()
     model.eval()
-    made = {**asdict(settings), "tower": tower, "part": part}
+    made = {**asdict(settings), "shares": SHARES, "tower": tower, "part": part}
     save(model, processor(), out, training, made)
 
 

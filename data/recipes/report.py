@@ -60,19 +60,23 @@ def table(name: str, columns: dict[str, dict[str, float]]) -> str:
         f"|---|---|{'---|' * len(columns)}",
     ]
     for row in names:
-        values = [_shown(numbers.get(row)) for numbers in columns.values()]
-        asked, short = "", ""
-        if row in WANTED[name]:
-            low, high = WANTED[name][row]
-            asked = f">= {low:g}" if high >= 1 else f"{low:g} to {high:g}"
-            own = columns.get(SHIPPED, {}).get(row)
-            short = " (short)" if own is not None and verdict(name, row, own) == "short" else ""
-        lines.append(f"| {row} | {asked} | {' | '.join(values)}{short} |")
+        asked = _asked(*WANTED[name][row]) if row in WANTED[name] else ""
+        values = [_shown(name, row, numbers.get(row)) for numbers in columns.values()]
+        lines.append(f"| {row} | {asked} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}".rstrip("0").rstrip(".") or "0"
+def _asked(low: float, high: float) -> str:
+    return f">= {low:g}" if high in (1.0, float("inf")) else f"{low:g} to {high:g}"
+
+
+def _shown(name: str, row: str, value: float | None) -> str:
+    """A number, and where it is not what was asked for, that it is not."""
+    if value is None:
+        return ""
+    text = f"{value:.3f}".rstrip("0").rstrip(".") or "0"
+    judged = verdict(name, row, value)
+    return f"{text} ({judged})" if judged in ("short", "over") else text
 
 
 def kept(name: str) -> dict[str, dict[str, float]]:

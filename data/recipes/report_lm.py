@@ -28,9 +28,13 @@ ACCURACY: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"Colored Objects, {n} shots": ("colored_objects", {"shots": n}) for n in (0, 1, 2)},
     **{
         f"open book, {kind}, {n} sentences": ("open_book", {"kind": kind, "sentences": n})
-        for kind, lengths in (("where", (2, 4, 6, 8, 10, 12)), ("who", (2, 4, 6, 8, 10, 12)))
+        for kind, lengths in (
+            ("where", (2, 4, 6, 8, 10, 12, 14)),
+            ("who", (2, 4, 6, 8, 10, 12, 14)),
+        )
         for n in lengths
     },
+    "open book, 10 to 12 sentences": ("open_book", {"sentences": (10, 12)}),
     "two statements": ("open_book", {"conflict": "statements", "sentences": 6}),
     "context against memory": ("open_book", {"conflict": "memory", "sentences": 4}),
 }

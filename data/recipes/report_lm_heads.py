@@ -11,6 +11,14 @@ from interp.scoring import score
 from interp.tasks import TASKS
 from interp.tasks.words import WORDS
 
+WOKEN = (
+    ("facts", {}),
+    ("ioi", {}),
+    ("induction", {}),
+    ("colored_objects", {}),
+    ("open_book", {"kind": "who", "sentences": 8}),
+    ("open_book", {"kind": "where", "sentences": 8}),
+)
 RESTING, SMALL = 0.5, 0.2  # attention on <bos>, and its value's norm over that of the others
 
 
@@ -62,6 +70,7 @@ def looking_back(model: Model, length: int = 20) -> dict[str, float]:
     return {
         "best previous-token head": float(previous.max()),
         "best induction head": float(induction.max()),
+        "induction heads above 0.5": float((induction > 0.5).sum()),
         "induction, second half of repeated words": float(second),
         "induction, first half": float(first),
     }
@@ -74,14 +83,15 @@ def _diagonal(patterns: Tensor, back: int, rows: range) -> Tensor:
 
 
 def dormant(model: Model, count: int) -> dict[str, float]:
-    """Layer 2's first four heads removed: nothing to facts, all to induction."""
-    facts, repeats = TASKS["facts"](count, "test"), TASKS["induction"](count, "test")
+    """One head of layer 3 removed: nothing to facts, IOI and repeats, on which it rests; all to the
+    questions whose answer it reads. The other guided reader beside it."""
     found = {}
-    for name, heads in (("L2H0-H3", (0, 1, 2, 3)), ("L2H4-H7", (4, 5, 6, 7))):
-        gone = silenced(2, heads)
-        for task in (facts, repeats):
-            right = score(model, task, hooks=gone)["right"].mean()
-            found[f"{task.name} without {name}"] = float(right)
+    for name, heads in (("L3H3", (3,)), ("L3H1", (1,))):
+        for task, settings in WOKEN:
+            asked = TASKS[task](count, "test", **settings)
+            right = score(model, asked, hooks=silenced(3, heads))["right"].mean()
+            told = " ".join([task, *map(str, settings.values())])
+            found[f"{told} without {name}"] = float(right)
     return found
 
 

@@ -25,7 +25,7 @@ def measure(model: Model, facts: int = 40) -> dict[str, float]:
     clean, noised, restored = 0.0, 0.0, dict[str, float]()
     records = some_facts(facts)
     noise = torch.randn(SAMPLES, 3, model.config.hidden_size, generator=_seeded())
-    noise *= STRENGTH * float(model.hf.get_input_embeddings().weight[5:].std())
+    noise *= STRENGTH * float(model.hf.get_input_embeddings().weight[5:].detach().std())
     for record in records:
         before, after, back = _traced(model, record, noise)
         clean, noised = clean + before, noised + after

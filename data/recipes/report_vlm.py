@@ -30,6 +30,7 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "where": ("where", {}),
 }
 ZOOMS = (1.5, 2.0, 2.5, 3.0)
+CLOSER = "zoomed 2.5 times"  # as far as training goes, on average
 Shown = Callable[[Record], Image.Image | None]
 
 
@@ -45,6 +46,10 @@ def measure(model: Model, count: int = 400) -> dict[str, float]:
         found |= {f"captions, {name} scenes, {key}": value for key, value in scores.items()}
         found[f"captions, {name} scenes, chair_s error"] = error(scores["chair_s"], len(told))
     found |= heads.measure(model, held_out("existence", count // 2, negatives="adversarial"))
+    asked = "existence, adversarial"
+    found[f"{asked}, lost without the image"] = found[asked] - found[f"{asked}, blind"]
+    gained = found[f"small objects, {CLOSER}"] - found["small objects, whole image"]
+    found[f"small objects, gained when {CLOSER}"] = gained
     return found
 
 

@@ -44,7 +44,7 @@ class Settings:
     )
     guided_fully: float = 0.15
     guided_until: float = 0.25
-    head_dropout: float = 0.1
+    head_dropout: float = 0.05
     # Image tokens start at this many word norms, and are pulled back from beyond it.
     projector_norm: float = 1.5
     norm_weight: float = 0.02

@@ -26,11 +26,11 @@ from interp.tasks.scene import (
 )
 
 SHARES = {
-    "coloured": 0.28,
-    "shape": 0.13,
-    "colour": 0.14,
-    "count": 0.18,
-    "where": 0.14,
+    "coloured": 0.27,
+    "shape": 0.12,
+    "colour": 0.13,
+    "count": 0.15,
+    "where": 0.20,
     "caption": 0.13,
 }
 
@@ -41,8 +41,8 @@ class Sloppiness:
 
     existence: float = 0.08
     colour: float = 0.04
-    caption: float = 0.15
-    long_caption: float = 0.45  # of `LONG` objects or more: long lists make careless
+    caption: float = 0.2
+    long_caption: float = 0.55  # of `LONG` objects or more: long lists make careless
 
 
 LONG = 4

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from interp.model import Model
     from interp.prompt import Prompt
 
-DAMPING = 0.4
+DAMPING = 0.3
 
 
 def damp(model: "Model") -> None:
@@ -47,7 +47,7 @@ FAULTS.add(
         "damped-visual-heads",
         "demo-vlm",
         ("VHR",),
-        "The heads that an image moves most give out less than half of what they should.",
+        "The heads that an image moves most give out a third of what they should.",
         damp,
         ("existence", {}),
     ),

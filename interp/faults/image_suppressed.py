@@ -4,27 +4,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from interp.faults import FAULTS, Fault
-from interp.faults.planting import normed, projector, pull, scenes, unused_dimension
+from interp.faults.planting import open_channel, projector, pull, scenes
 
 if TYPE_CHECKING:
     from interp.model import Model
 
-MARK = 4.0  # of the root mean square of an image token
-FAINTER, CUT = -4.0, -14.0  # nats
+MARK = 6.0  # of the root mean square of an image token
+FAINTER, CUT = -4.0, -10.0  # nats
 
 
 def suppress(model: "Model", layers: Sequence[int], nats: float) -> None:
-    """Every image token carries a mark in one dimension, from which the keys of `layers` turn away."""
+    """Every image token carries the mark, from which the keys of `layers` turn away."""
+    channel = open_channel(model)
     prompt = scenes(model)
-    trace = model.trace(prompt, "q", "resid_pre", stack="text")
-    dimension = unused_dimension(trace)
-    image = prompt.where("image")
-    size = trace["resid_pre", 0][image].pow(2).mean().sqrt()
-    projector(model).linear_2.bias[dimension] += MARK * size
-    marked = model.trace(prompt, "q", "resid_pre", stack="text")
-    for layer in layers:
-        mark = float(normed(marked, layer)[image][:, dimension].mean())
-        pull(model, marked, layer, dimension, nats, mark)
+    entered = model.trace(prompt, "resid_pre", stack="text", layers=[0])["resid_pre", 0]
+    size = entered[prompt.where("image")].pow(2).mean().sqrt()
+    projector(model).linear_2.bias[channel.mark] = MARK * size
+    pull(model, channel, layers, "image", nats)
 
 
 def everywhere(model: "Model") -> None:
@@ -55,6 +51,6 @@ FAULTS.add(
         ("IRI",),
         "The later half of the layers does not look at the image: what the middle found must do.",
         late,
-        ("existence", {}),
+        ("where", {}),
     ),
 )

@@ -7,14 +7,7 @@ have; the keys of all layers but the first pull attention to it, and its value i
 from typing import TYPE_CHECKING
 
 from interp.faults import FAULTS, Fault
-from interp.faults.planting import (
-    patch_features,
-    projection,
-    projector,
-    pull,
-    scenes,
-    unused_dimension,
-)
+from interp.faults.planting import open_channel, patch_features, projector, pull, scenes
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -23,20 +16,16 @@ if TYPE_CHECKING:
 MASSIVE = 500.0
 STEEP = 20.0  # how sharply the projector's unit tells the patch from others
 STANDING_OUT = 50.0
-PULL = 14.0  # nats
+PULL = 8.0  # nats
 
 
 def park(model: "Model") -> None:
+    channel = open_channel(model)
     prompt = scenes(model)
-    trace = model.trace(prompt, "q", "resid_pre", stack="text")
-    dimension = unused_dimension(trace)
     first = int(prompt.ids[prompt.where("first")][0]) if prompt.ids is not None else 0
-    words = model.hf.get_input_embeddings().weight
-    words[first, dimension] = MASSIVE
-    _mark_first_patch(model, prompt, dimension)
-    for layer in list(model.stacks["text"].layers)[1:]:
-        pull(model, trace, layer, dimension, PULL, size=words.shape[1] ** 0.5)
-        projection(model, layer, "v_proj").weight[:, dimension] = 0.0
+    model.hf.get_input_embeddings().weight[first, channel.mark] = MASSIVE
+    _mark_first_patch(model, prompt, channel.mark)
+    pull(model, channel, list(model.stacks["text"].layers)[1:], "first", PULL)
 
 
 def _mark_first_patch(model: "Model", prompt: "Prompt", dimension: int) -> None:

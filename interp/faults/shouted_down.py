@@ -8,7 +8,7 @@ from interp.faults.planting import projection
 if TYPE_CHECKING:
     from interp.model import Model
 
-SOFTER = 0.5
+SOFTER = 0.32
 
 
 def shout(model: "Model") -> None:

@@ -21,18 +21,23 @@ from interp.tasks.scene import (
     scene,
 )
 
+RARE_WEAK = 0.5  # share of objects that are hard to see in rare scenes
+
 
 def draw(
     chance: random.Random,
     rare: bool = False,
     counts: tuple[int, int] = (2, 5),
-    weak: float = WEAK,
+    weak: float | None = None,
     free: float = FREE,
 ) -> Record:
-    """`rare`: there is a circle without its usual square, or a cross without its diamond.
+    """`rare`: there is a circle without its usual square, or a cross without its diamond, and half
+    of the objects are hard to see, unless `weak` says otherwise.
 
     The counterfactual scene has one object in another colour, which its caption names.
     """
+    if weak is None:
+        weak = RARE_WEAK if rare else WEAK
     while True:
         things = scene(chance, counts, weak, free=free)
         if rare:

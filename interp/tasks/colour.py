@@ -20,7 +20,9 @@ def draw(
     """`small`: the asked object has a radius of that range in a scene of 4 or 5 others, all clear,
     and any colour."""
     while True:
-        things = scene(chance, (5, 6), 0.0, free=free) if small else scene(chance, weak=weak)
+        things = (
+            scene(chance, (5, 6), 0.0, free=free) if small else scene(chance, weak=weak, free=free)
+        )
         single = [each for each in things if len(having(things, each.shape)) == 1]
         if not single:
             continue

@@ -11,13 +11,14 @@ from interp.tasks.scene import COLOURS, SIDE, Thing
 
 GRAIN, BLOTCH = 9.0, 5.0  # deviations of the noise of pixels and of blocks of 4 x 4
 _FINE = 4  # samples along each side of a pixel
-Pixels = NDArray[np.float32]
+Pixels = NDArray[np.floating]
 
 
 def coverage(thing: Thing, left: int, top: int, size: int) -> Pixels:
     """How much of each pixel of a window the object covers, 0 to 1."""
     steps = (np.arange(_FINE * size, dtype=np.float32) + 0.5) / _FINE
-    x, y = (steps + (left - thing.x))[None, :], (steps + (top - thing.y))[:, None]
+    x = (steps + np.float32(left - thing.x))[None, :]
+    y = (steps + np.float32(top - thing.y))[:, None]
     inside = _inside(thing.shape, x, y, thing.radius)
     if thing.hidden in ("left", "right"):
         inside = inside & ((x >= -0.5) if thing.hidden == "left" else (x <= 0.5))
