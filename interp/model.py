@@ -26,6 +26,7 @@ from interp.live import RUN, Placed, Run, Session, Watched, live
 from interp.metrics import METRICS, resolve
 from interp.prompt import Prompt
 from interp.shadow import bare_calls, shadowed
+from interp.shipped import called
 from interp.sites import ATTENTION_SITES, QUERY_HEAD_SITES, SITES, Hook, parse_site
 from interp.structure import Stack, find_stacks
 from interp.taps import plan_run, prompt_length, taps_for
@@ -56,7 +57,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        return self.hf.config.name_or_path or type(self.hf).__name__
+        return called(self.hf.config.name_or_path or "") or type(self.hf).__name__
 
     @property
     def config(self) -> Any:

@@ -82,7 +82,8 @@ def head_maps(trace: "Trace", row: int = 0) -> "Figure":
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, autorange="reversed")
     title = f"{trace.model}: who looks at whom (rows: queries, columns: keys)"
-    return _styled(figure, title, height=120 + 170 * len(layers), width=140 + 180 * heads)
+    cell = min(180, max(70, 880 // heads))  # a page wide, while the heads can still be made out
+    return _styled(figure, title, height=120 + cell * len(layers), width=140 + cell * heads)
 
 
 def metric_map(trace: "Trace", name: str, row: int = 0) -> "Figure":

@@ -22,6 +22,11 @@ def names() -> list[str]:
     return sorted(found.parent.name for found in folder().glob("*/config.json"))
 
 
+def called(path: str) -> str:
+    """The name of a shipped model that was opened from this path; any other path as it is."""
+    return Path(path).name if Path(path).parent == folder() else path
+
+
 def find(name: str | Path) -> Path | None:
     """The folder of the shipped model that a name means; None where it means something else.
 
