@@ -125,7 +125,7 @@ def image_map(image: Any, heat: "Tensor", title: str = "") -> "Figure":
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.04)
     for column in (1, 2):
         figure.add_trace(go.Image(z=image.convert("RGB"), hoverinfo="skip"), row=1, col=column)
-    cover = [[0.0, "rgba(255,255,255,0.75)"], [1.0, "rgba(8,48,107,0.0)"]]
+    cover = [[0.0, "rgba(255,140,0,0.0)"], [1.0, "rgba(255,140,0,0.8)"]]
     cell = go.Heatmap(
         z=heat.detach().float().cpu().numpy(),
         colorscale=cover,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.prompt import Prompt
-from interp.task import Task
+from interp.task import Record, Task
 
 if TYPE_CHECKING:
     import pandas
@@ -29,10 +29,12 @@ def score(
     Columns: `right` (the likeliest token of all is the first of a right answer), `said`,
     `probability` and `against` (of all right, of all wrong answers together), and `difference`, the
     mean logit of the right less that of the wrong ones. Answers of several tokens count by their
-    first. With `counterfactual`, the other prompts are asked, and still judged by these answers.
+    first; where a right and a wrong one share it, they are told apart by `generate` only, and this
+    refuses. With `counterfactual`, the other prompts are asked, and still judged by these answers.
     """
     import pandas
 
+    _check(model, task, batch)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(task), batch):
         part = task[start : start + batch]
@@ -42,11 +44,42 @@ def score(
         for order, record in enumerate(part):
             right = answer_ids(model, prompt, order, record.answers)
             wrong = answer_ids(model, prompt, order, record.wrong)
+            _check_apart(record, right, wrong)
             rows.append(
                 _row(model, logits[order].float(), right, wrong) | {"record": start + order}
             )
     columns = ["record", "right", "said", "probability", "against", "difference"]
     return pandas.DataFrame(rows, columns=columns)
+
+
+def _check(model: "Model", task: Any, batch: int) -> None:
+    if not isinstance(task, Task):
+        raise TypeError(
+            f"score takes a Task, not {type(task).__name__}: interp.Task.load(name or file), or "
+            "Task(name, (record, ...))."
+        )
+    if batch < 1:
+        raise ValueError(f"batch={batch}: give at least 1.")
+    name = type(model.hf).__name__
+    if model.kind not in ("text", "vlm", "vision"):
+        raise ValueError(
+            f"{name} does not go on from its prompt, so it has no next token to score. Score a "
+            "decoder-only or vision-language model, or an image classifier."
+        )
+    if model.kind != "vision" and model.hf.get_output_embeddings() is None:
+        raise ValueError(f"{name} has no language-model head; open the ...ForCausalLM of it.")
+    if model.kind == "vision" and not hasattr(model.hf, "classifier"):
+        raise ValueError(f"{name} has no classifier; open the ...ForImageClassification of it.")
+
+
+def _check_apart(record: Record, right: list[int], wrong: list[int]) -> None:
+    if not right:
+        raise ValueError(f"a record has no answers to score: {record.prompt!r}.")
+    if set(right) & set(wrong):
+        raise ValueError(
+            f"the answers {record.answers[:2]} and {record.wrong[:2]} start with the same token. Compare "
+            "what the model writes: model.decode(model.generate(prompt, ...), prompt)."
+        )
 
 
 def last_logits(model: "Model", logits: Tensor, prompt: Prompt) -> Tensor:
@@ -69,7 +102,8 @@ def answer_ids(model: "Model", prompt: Prompt, row: int, answers: Sequence[str])
         raise ValueError("answers are read by a tokenizer, and this model or prompt has none.")
     # A prompt may end in the space or newline that its answer starts with.
     end = prompt.texts[row][-24:]
-    return [_first(model.tokenizer, end, answer) for answer in answers]
+    found = [_first(model.tokenizer, end, answer) for answer in answers]
+    return list(dict.fromkeys(found))  # a token counts once, however many answers start with it
 
 
 def _first(tokenizer: Any, end: str, answer: str) -> int:
@@ -78,8 +112,16 @@ def _first(tokenizer: Any, end: str, answer: str) -> int:
     before = tokenizer(end, add_special_tokens=False)["input_ids"]
     after = tokenizer(end + answer, add_special_tokens=False)["input_ids"]
     if len(after) <= len(before):
-        raise ValueError(f"the answer {answer!r} adds no token to a prompt that ends in {end!r}.")
-    return after[len(before)]
+        raise ValueError(
+            f"the answer {answer!r} adds no token to a prompt that ends in {end!r}. Answers are written "
+            "as they follow, with the space before them."
+        )
+    first = after[len(before)]
+    if first == tokenizer.unk_token_id:
+        raise ValueError(
+            f"the answer {answer!r} starts with a word that the tokenizer does not know."
+        )
+    return first
 
 
 def _row(model: "Model", logits: Tensor, right: list[int], wrong: list[int]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from interp.prompt import Prompt, Said
+from interp.registry import unknown
 from interp.spelling import places
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class Record:
     counterfactual_image: "Image | None" = None
 
     def __post_init__(self) -> None:
+        for name in ("answers", "wrong", "counterfactual_answers"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} are several: ({getattr(self, name)!r},).")
         for name, (start, end) in self.spans.items():
             if not 0 <= start < end <= len(self.prompt):
                 raise ValueError(
@@ -46,6 +50,8 @@ class Record:
 
     def text(self, span: str) -> str:
         """The words of a span."""
+        if span not in self.spans:
+            raise LookupError(unknown("span", span, list(self.spans)))
         start, end = self.spans[span]
         return self.prompt[start:end]
 

@@ -250,11 +250,13 @@ def test_evidence_is_the_key_sentence():
         ("open_book", {"kind": "were"}, "Did you mean 'where'"),
         ("open_book", {"kind": "who", "conflict": "memory"}, "goes with kind 'lives'"),
         ("open_book", {"kind": "lives", "conflict": "statements"}, "goes with kind 'where'"),
-        ("open_book", {"sentences": 40}, "1 to 15"),
+        ("open_book", {"sentences": 40}, "2 to 15"),
         ("colored_objects", {"shots": 9}, "0 to 4"),
         ("facts", {"relation": "town"}, "There are"),
         ("successor", {"count": 5000}, "Ask for fewer"),
+        ("open_book", {"sentences": (8, 2)}, "2 to 15"),
         ("induction", {"period": 1}, "at least 2"),
+        ("ioi", {"count": 0}, "a whole number from 1"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(name, settings, said):
@@ -265,3 +267,29 @@ def test_what_cannot_be_drawn_is_refused(name, settings, said):
 def test_an_unknown_task_offers_the_nearest():
     with pytest.raises(LookupError, match="Did you mean 'ioi'"):
         interp.Task.load("io")
+
+
+def test_an_unknown_setting_offers_the_nearest():
+    with pytest.raises(TypeError, match="Did you mean 'count'"):
+        interp.Task.load("facts", cuont=20)
+
+
+def test_scores_that_would_mean_nothing_are_refused(reader):
+    from interp.families import FAMILIES
+    from interp.task import Record, Task
+
+    said = Record("The capital of France is", (" Paris",), (" Rome",))
+    with pytest.raises(ValueError, match="start with the same token"):
+        interp.score(reader, TASKS["open_book"](3, ask="evidence"))
+    with pytest.raises(ValueError, match="does not know"):
+        interp.score(reader, Task("own", (Record(said.prompt, (" Xylo",)),)))
+    with pytest.raises(ValueError, match="no answers"):
+        interp.score(reader, Task("own", (Record(said.prompt),)))
+    with pytest.raises(TypeError, match="takes a Task"):
+        interp.score(reader, "facts")
+    with pytest.raises(ValueError, match="no next token"):
+        interp.score(interp.wrap(FAMILIES["bert"].model(), reader.tokenizer), Task("own", (said,)))
+    with pytest.raises(TypeError, match="answers are several"):
+        Record(said.prompt, " Paris")
+    with pytest.raises(LookupError, match="Did you mean 'subject'"):
+        TASKS["facts"](1)[0].text("subjct")

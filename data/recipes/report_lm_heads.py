@@ -92,7 +92,9 @@ def dormant(model: Model, count: int) -> dict[str, float]:
             right = score(model, asked, hooks=silenced(3, heads))["right"].mean()
             told = " ".join([task, *map(str, settings.values())])
             found[f"{told} without {name}"] = float(right)
-    return found
+    repeats = TASKS["induction"](count, "test")
+    right = score(model, repeats, hooks=silenced(2, range(8)))["right"].mean()
+    return found | {"induction without any head of layer 2": float(right)}
 
 
 def silenced(layer: int, heads: Sequence[int]) -> Hook:

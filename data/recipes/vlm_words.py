@@ -23,10 +23,13 @@ _WORD = Regex(r" ?[A-Za-z]+|[^ A-Za-z]")
 # The tokenizer writes <bos>, and the template does not, as in LLaVA 1.5.
 TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}USER:{% else %} ASSISTANT:{% endif %}"
-    "{% for part in message['content'] %}"
+    "{% if message['role'] == 'user' %}USER:"
+    "{% elif message['role'] == 'assistant' %} ASSISTANT:"
+    "{% else %}{{ raise_exception('demo-vlm knows the roles user and assistant only.') }}{% endif %}"
+    "{% if message['content'] is string %} {{ message['content'] | trim }}"
+    "{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %} {{ part['text'] | trim }}{% endif %}"
-    "{% endfor %}"
+    "{% endfor %}{% endif %}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"

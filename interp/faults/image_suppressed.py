@@ -51,6 +51,6 @@ FAULTS.add(
         ("IRI",),
         "The later half of the layers does not look at the image: what the middle found must do.",
         late,
-        ("where", {}),
+        ("count", {}),
     ),
 )

@@ -3,10 +3,12 @@
     task = interp.tasks.TASKS["ioi"](count=100, split="test", seed=0)
 
 An item belongs to a split by a hash of what it is, not by the order it was drawn in: whoever draws,
-with whatever seed, an item of the test split is never in the training split.
+with whatever seed, an item of the test split is never in the training split. An item is as it is
+written: the same sentences in another order are another item, and so is a counterfactual.
 """
 
 import hashlib
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -53,6 +55,10 @@ class Generator:
         """Records of one split without end; an item may come again. Images are not painted."""
         if split not in SPLITS:
             raise ValueError(unknown("split", split, list(SPLITS)))
+        known = list(inspect.signature(self.draw).parameters)[1:]
+        for name in settings:
+            if name not in known:
+                raise TypeError(unknown(f"setting of {self.name}", name, ["count", "seed", *known]))
         chance = random.Random(f"{self.name} {seed}")
         while True:
             yield self.one(chance, split, **settings)
@@ -68,6 +74,8 @@ class Generator:
         self, count: int = 100, split: str = "test", seed: int = 0, **settings: Any
     ) -> Task:
         """A task of `count` different items of one split."""
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"count={count!r}: how many records, a whole number from 1.")
         found: dict[str, Record] = {}
         since = 0
         for record in self.stream(split, seed, **settings):

@@ -56,7 +56,6 @@ def draw(
     if kind is None:
         kind = "lives" if conflict == "memory" else chance.choice(("where", "where", "who"))
     count = sentences if isinstance(sentences, int) else chance.randint(*sentences)
-    count = max(count, 2)
     statements, key, against, spare = _CONTEXTS[kind](chance, kind, count, conflict, last)
     prompt, spans = _written(statements, key, ask)
     said = statements[key]
@@ -154,9 +153,9 @@ def _check(kind: str | None, conflict: str, ask: str, sentences: int | tuple[int
         raise ValueError("conflict='statements' goes with kind 'where' or 'who', not 'lives'.")
     if kind in ("where", "who") and conflict == "memory":
         raise ValueError(f"conflict='memory' goes with kind 'lives', not {kind!r}.")
-    most = sentences if isinstance(sentences, int) else sentences[1]
-    if not 1 <= most <= MOST:
-        raise ValueError(f"sentences={sentences}: there are words for 1 to {MOST} of them.")
+    least, most = (sentences, sentences) if isinstance(sentences, int) else sentences
+    if not 2 <= least <= most <= MOST:
+        raise ValueError(f"sentences={sentences}: there are words for 2 to {MOST} of them.")
 
 
 def same_context(record: Record) -> str:
