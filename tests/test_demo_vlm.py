@@ -65,6 +65,14 @@ def test_it_opens_as_any_hugging_face_folder():
     assert said[-1] == processor.tokenizer.eos_token_id and len(said) < 8
 
 
+def test_its_template_takes_plain_strings_and_refuses_other_roles(model):
+    ask = [{"role": "user", "content": "What colour is the square?"}]
+    render = model.processor.apply_chat_template
+    assert render(ask, add_generation_prompt=True) == "USER: What colour is the square? ASSISTANT:"
+    with pytest.raises(Exception, match="user and assistant only"):
+        render([{"role": "system", "content": "Be brief."}, *ask])
+
+
 def test_all_that_is_shipped_is_small():
     sizes = {path: path.stat().st_size for path in MODELS.rglob("*") if path.is_file()}
     assert sum(sizes.values()) <= 25e6
