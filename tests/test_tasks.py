@@ -256,7 +256,11 @@ def test_evidence_is_the_key_sentence():
         ("successor", {"count": 5000}, "Ask for fewer"),
         ("open_book", {"sentences": (8, 2)}, "2 to 15"),
         ("induction", {"period": 1}, "at least 2"),
+        ("induction", {"period": 1000}, "different words"),
         ("ioi", {"count": 0}, "a whole number from 1"),
+        ("ioi", {"template": 99}, "0 to 7"),
+        ("facts", {"person": 60}, "0 to 59"),
+        ("facts", {"asides": 20}, "0 to 8"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(name, settings, said):

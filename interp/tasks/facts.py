@@ -101,6 +101,10 @@ def draw(
     """
     if relation is not None and relation not in RELATIONS:
         raise ValueError(unknown("relation", relation, list(RELATIONS)))
+    if person is not None and person not in range(len(PEOPLE)):
+        raise ValueError(f"person={person}: there are 0 to {len(PEOPLE) - 1}.")
+    if asides is not None and asides not in range(len(ASIDES)):
+        raise ValueError(f"asides={asides}: there are remarks for 0 to {len(ASIDES) - 1}.")
     who = chance.choice(PEOPLE) if person is None else PEOPLE[person]
     relation = chance.choice(list(RELATIONS)) if relation is None else relation
     other = chance.choice([one for one in PEOPLE if one[relation] != who[relation]])

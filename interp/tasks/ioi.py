@@ -33,6 +33,8 @@ def draw(
     `variant="names"` asks the prompt with three names itself, whose answer is either of the two.
     """
     _check(variant, counterfactual)
+    if template is not None and template not in range(len(TEMPLATES)):
+        raise ValueError(f"template={template}: there are 0 to {len(TEMPLATES) - 1}.")
     template = chance.randrange(len(TEMPLATES)) if template is None else template
     a, b, c, *others = chance.sample(NAMES, 6)
     first = chance.random() < 0.5  # the indirect object comes first

@@ -28,6 +28,8 @@ def gapped(chance: random.Random, period: int | None = None, gap: int | None = N
 
 
 def _repeated(chance: random.Random, period: int, gap: int) -> Record:
+    if period + gap >= len(WORDS):
+        raise ValueError(f"period={period}, gap={gap}: there are {len(WORDS)} different words.")
     drawn = chance.sample(WORDS, period + gap)
     run, between = drawn[:period], drawn[period:]
     again = chance.randrange(1, period)  # words of the return that are shown
