@@ -1,5 +1,5 @@
 # Two commands set everything up on a machine that has Python 3.11 or later and make:
-#   make demo    venv, install, and a report of a tiny model's attention in demo/report.html
+#   make demo    venv, install, and a report of what two shipped models do: demo/report.html
 #   make test    venv, install, lint, types, tests
 PYTHON ?= python3
 VENV ?= .venv

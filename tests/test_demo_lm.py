@@ -7,7 +7,7 @@ import torch
 
 import interp
 from data.recipes import report_lm, report_lm_heads
-from data.recipes.bounds import WANTED, verdict
+from data.recipes.bounds import WANTED, agrees, verdict
 from data.recipes.saving import MODELS
 from interp.scoring import score
 from interp.tasks import TASKS
@@ -32,8 +32,7 @@ def test_the_card_is_true(model, name):
     """Measured again on fewer prompts: within the sampling error of what the card says."""
     task, settings = report_lm.ACCURACY[name]
     measured = float(score(model, report_lm.held_out(task, 100, **settings))["right"].mean())
-    error = (max(CARD[name] * (1 - CARD[name]), 0.01) / 100) ** 0.5
-    assert abs(measured - CARD[name]) <= 3.5 * error
+    assert agrees(measured, CARD[name], 100)
 
 
 @pytest.mark.parametrize("name", ASKED)

@@ -7,7 +7,7 @@ import torch
 
 import interp
 from data.recipes import report_vlm
-from data.recipes.bounds import WANTED, verdict
+from data.recipes.bounds import WANTED, agrees, verdict
 from data.recipes.saving import MODELS
 from interp.plots import image_map
 from interp.tasks import TASKS
@@ -31,9 +31,7 @@ def test_the_card_is_true(model, name):
     for image, row in ((True, name), (False, f"{name}, blind")):
         said = report_vlm.said(model, asked, image=image)
         right = [text == record.answers[0] for text, record in zip(said, asked, strict=True)]
-        card = NUMBERS["demo-vlm"][row]
-        error = (max(card * (1 - card), 0.01) / 100) ** 0.5
-        assert abs(sum(right) / 100 - card) <= 3.5 * error, row
+        assert agrees(sum(right) / 100, NUMBERS["demo-vlm"][row], 100), row
 
 
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name in NUMBERS for row in WANTED[name]])

@@ -59,3 +59,12 @@ def verdict(model: str, name: str, value: float) -> str:
     if round(value, 3) < low:
         return "short"
     return "over" if round(value, 3) > high else "reached"
+
+
+def standard_error(share: float, count: int) -> float:
+    return (share * (1 - share) / count) ** 0.5
+
+
+def agrees(measured: float, card: float, count: int) -> bool:
+    """Whether a share measured again over `count` is within sampling error of what a card says."""
+    return abs(measured - card) <= 3.5 * max(standard_error(card, count), 0.1 / count**0.5)

@@ -8,6 +8,7 @@ import sys
 import torch
 
 import interp
+from data.recipes.bounds import standard_error
 from interp import Hook, Model
 from interp.scoring import score
 from interp.task import Task
@@ -23,7 +24,7 @@ def measure(model: Model) -> dict[str, float]:
         table = score(model, task)
         right = float(table["right"].mean())
         found[f"accuracy, {split}"] = right
-        found[f"accuracy, {split}, standard error"] = (right * (1 - right) / len(task)) ** 0.5
+        found[f"accuracy, {split}, standard error"] = standard_error(right, len(task))
     found["images, test"] = len(whole("test"))
     test = whole("test")
     found["logit difference, test"] = float(score(model, test)["difference"].mean())

@@ -5,6 +5,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from PIL import Image
 
 import interp
 from data.recipes import report_vlm_heads as heads
+from data.recipes.bounds import standard_error
 from interp import Model
 from interp.task import Record, Task
 from interp.tasks import TASKS
 from interp.tasks.captions import chair
-from interp.tasks.drawing import around, zoom
+from interp.tasks.drawing import around, closer, zoom
 from interp.tasks.scene import WEAKNESSES
 
 BATCH = 100
@@ -39,12 +41,14 @@ def measure(model: Model, count: int = 400) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, (task, settings) in ASKED.items():
         found |= _answered(model, name, held_out(task, count, **settings))
-    found |= closer(model, held_out("colour", count, small=True))
+    found |= small_objects(model, held_out("colour", count, small=True))
     for name, rare in (("random", False), ("rare", True)):
         told = held_out("captions", count // 2, rare=rare)
         scores = chair(said(model, told, words=40), [*told])
         found |= {f"captions, {name} scenes, {key}": value for key, value in scores.items()}
-        found[f"captions, {name} scenes, chair_s error"] = error(scores["chair_s"], len(told))
+        found[f"captions, {name} scenes, chair_s error"] = standard_error(
+            scores["chair_s"], len(told)
+        )
     found |= heads.measure(model, held_out("existence", count // 2, negatives="adversarial"))
     asked = "existence, adversarial"
     found[f"{asked}, lost without the image"] = found[asked] - found[f"{asked}, blind"]
@@ -65,7 +69,7 @@ def _answered(model: Model, name: str, task: Task) -> dict[str, float]:
         text == record.answers[0]
         for text, record in zip(said(model, task, image=False), task, strict=True)
     ]
-    found = {name: share(right), f"{name}, error": error(share(right), len(task))}
+    found = {name: share(right), f"{name}, error": standard_error(share(right), len(task))}
     found[f"{name}, blind"] = share(blind)
     if name.startswith("existence"):
         found[f"{name}, says yes"] = share([text == " yes" for text in told])
@@ -107,33 +111,20 @@ def said(
     return texts
 
 
-def closer(model: Model, task: Task) -> dict[str, float]:
+def small_objects(model: Model, task: Task) -> dict[str, float]:
     """Small objects among others: as they are, and with the image cut down to around them."""
     truth = [record.answers[0] for record in task]
     ways: dict[str, Shown] = {"whole image": lambda record: record.image}
     for times in ZOOMS:
-        ways[f"zoomed {times} times"] = _zoomed(times)
+        ways[f"zoomed {times} times"] = partial(closer, times=times)
     ways["zoomed 2.5 times elsewhere"] = _elsewhere(2.5)
     found: dict[str, float] = {}
     for name, shown in ways.items():
         told = said(model, task, shown=shown)
         right = share([a == b for a, b in zip(told, truth, strict=True)])
         found[f"small objects, {name}"] = right
-        found[f"small objects, {name}, error"] = error(right, len(task))
+        found[f"small objects, {name}, error"] = standard_error(right, len(task))
     return found
-
-
-def _zoomed(times: float) -> Shown:
-    """Shows what is around the middle of the asked object's box."""
-
-    def shown(record: Record) -> Image.Image:
-        left, top, right, bottom = record.notes["objects"][record.notes["asked"]]["box"]
-        image = record.image
-        assert image is not None
-        middle = ((left + right) / 2, (top + bottom) / 2)
-        return zoom(image, around(*middle, image.width / times))
-
-    return shown
 
 
 def _elsewhere(times: float) -> Shown:
@@ -150,11 +141,6 @@ def _elsewhere(times: float) -> Shown:
 
 def share(right: Sequence[bool]) -> float:
     return sum(right) / len(right)
-
-
-def error(portion: float, count: int) -> float:
-    """Standard error of a share."""
-    return (portion * (1 - portion) / count) ** 0.5
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from data.recipes.vlm_words import ASSISTANT
 from interp.task import Record, Task
 from interp.tasks import TASKS
 from interp.tasks.captions import chair
-from interp.tasks.drawing import around, zoom
+from interp.tasks.drawing import closer
 
 BATCH = 200
 WATCHED: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -101,19 +101,6 @@ def captions(model: Any, task: Sequence[Record]) -> list[str]:
     return said
 
 
-def closer(times: float) -> Callable[[Record], Image.Image]:
-    """Shows the part of the image around the asked object, so many times larger."""
-
-    def shown(record: Record) -> Image.Image:
-        left, top, right, bottom = record.notes["objects"][record.notes["asked"]]["box"]
-        image = record.image
-        assert image is not None
-        middle = ((left + right) / 2, (top + bottom) / 2)
-        return zoom(image, around(*middle, image.width / times))
-
-    return shown
-
-
 class Watch:
     """Accuracies on fixed questions of the validation split."""
 
@@ -133,7 +120,9 @@ class Watch:
             name: _share(correct(self.model, [*tasks[name]])) for name in tasks if name != "rare"
         }
         found["blind"] = _share(correct(self.model, [*tasks["adversarial"]], image=False))
-        found["zoomed"] = _share(correct(self.model, [*tasks["small"]], shown=closer(2.5)))
+        found["zoomed"] = _share(
+            correct(self.model, [*tasks["small"]], shown=partial(closer, times=2.5))
+        )
         if captioned:
             found |= chair(captions(self.model, [*tasks["rare"]]), [*tasks["rare"]])
         return found

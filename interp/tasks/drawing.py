@@ -84,3 +84,12 @@ def around(x: float, y: float, width: float) -> tuple[float, float, float, float
     """The square of a width around a point, moved to lie inside the image."""
     left, top = (min(max(middle - width / 2, 0.0), SIDE - width) for middle in (x, y))
     return left, top, left + width, top + width
+
+
+def closer(record: Record, times: float) -> Image.Image:
+    """What is around the middle of the asked object's box, so many times larger."""
+    if record.image is None or record.notes.get("asked") is None:
+        raise ValueError("a closer look needs a record with an image and an asked object.")
+    left, top, right, bottom = record.notes["objects"][record.notes["asked"]]["box"]
+    middle = ((left + right) / 2, (top + bottom) / 2)
+    return zoom(record.image, around(*middle, SIDE / times))
