@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from interp.model import Model as Model
     from interp.model import wrap as wrap
     from interp.prompt import Prompt as Prompt
+    from interp.result import Result as Result
     from interp.scoring import score as score
     from interp.sites import At as At
     from interp.sites import Hook as Hook
@@ -31,15 +32,16 @@ _HOME = {
     "Hook": "interp.sites",
     "At": "interp.sites",
     "Record": "interp.task",
+    "Result": "interp.result",
     "Task": "interp.task",
     "Trace": "interp.trace",
     "score": "interp.scoring",
 }
 __all__ = [
-    "At", "Hook", "Model", "Prompt", "Record", "Task", "Trace",
+    "At", "Hook", "Model", "Prompt", "Record", "Result", "Task", "Trace",
     "__version__", "load", "score", "wrap",
 ]  # fmt: skip
-_FOLDERS = ("families", "faults", "metrics", "tasks")
+_FOLDERS = ("families", "faults", "metrics", "plots", "tasks")
 
 
 def __getattr__(name: str) -> Any:

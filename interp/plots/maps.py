@@ -1,22 +1,14 @@
-"""Figures, in one house style. plotly lives here alone."""
+"""Attention itself: one head, all heads, a metric over tokens, an image under what is looked at."""
 
 from typing import TYPE_CHECKING, Any
+
+from interp.plots.style import ATTENTION, bar, styled, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from torch import Tensor
 
     from interp.trace import Trace
-
-INK, FAINT, PAPER = "#1f2933", "#9aa5b1", "#ffffff"
-# One sequential scale for attention everywhere: light to dark, readable without colour vision.
-ATTENTION = [
-    [0.0, "#ffffff"],
-    [0.15, "#d7e8f2"],
-    [0.45, "#6baed6"],
-    [0.8, "#1f6aa5"],
-    [1.0, "#08306b"],
-]
 
 
 def head_map(pattern: "Tensor", tokens: list[str], title: str = "") -> "Figure":
@@ -30,14 +22,14 @@ def head_map(pattern: "Tensor", tokens: list[str], title: str = "") -> "Figure":
             "trace.prompt.tokens[row]."
         )
     ticks = list(range(len(tokens)))
-    labels = [_visible(token) for token in tokens]
+    labels = [visible(token) for token in tokens]
     figure = go.Figure(
         go.Heatmap(
             z=pattern.detach().float().cpu().numpy(),
             colorscale=ATTENTION,
             zmin=0,
             zmax=1,
-            colorbar={"title": {"text": "attention"}, "thickness": 12, "outlinewidth": 0},
+            colorbar=bar("attention"),
             hovertemplate="%{y} looks at %{x}: %{z:.3f}<extra></extra>",
         )
     )
@@ -51,7 +43,7 @@ def head_map(pattern: "Tensor", tokens: list[str], title: str = "") -> "Figure":
         autorange="reversed",
         scaleanchor="x",
     )
-    return _styled(figure, title, height=560, width=680)
+    return styled(figure, title, height=560, width=680)
 
 
 def head_maps(trace: "Trace", row: int = 0) -> "Figure":
@@ -76,14 +68,14 @@ def head_maps(trace: "Trace", row: int = 0) -> "Figure":
             values = {"z": maps[across], "zmin": 0, "zmax": 1, "colorscale": ATTENTION}
             text = _hover(tokens, maps.shape[-1])
             cell = Heatmap(**values, showscale=down == across + 1 == 1, customdata=text,
-                           colorbar={"title": {"text": "attention"}, "thickness": 12, "outlinewidth": 0},
+                           colorbar=bar("attention"),
                            hovertemplate="%{customdata}: %{z:.3f}<extra></extra>")  # fmt: skip
             figure.add_trace(cell, row=down, col=across + 1)
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, autorange="reversed")
     title = f"{trace.model}: who looks at whom (rows: queries, columns: keys)"
     cell = min(180, max(70, 880 // heads))  # a page wide, while the heads can still be made out
-    return _styled(figure, title, height=120 + cell * len(layers), width=140 + cell * heads)
+    return styled(figure, title, height=120 + cell * len(layers), width=140 + cell * heads)
 
 
 def metric_map(trace: "Trace", name: str, row: int = 0) -> "Figure":
@@ -101,14 +93,14 @@ def metric_map(trace: "Trace", name: str, row: int = 0) -> "Figure":
             z=values.detach().float().cpu().numpy(),
             y=[f"{layer}.{head}" for layer in layers for head in range(heads)],
             colorscale=ATTENTION,
-            colorbar={"title": {"text": name}, "thickness": 12, "outlinewidth": 0},
+            colorbar=bar(name),
             hovertemplate=f"head %{{y}}, %{{x}}: {name} %{{z:.3f}}<extra></extra>",
         )
     )
     tokens = _labels(trace, row, values.shape[1])
     figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=tokens, tickangle=-60)
     figure.update_yaxes(title="layer.head", autorange="reversed", type="category")
-    return _styled(figure, f"{name} per token", height=160 + 18 * len(values), width=760)
+    return styled(figure, f"{name} per token", height=160 + 18 * len(values), width=760)
 
 
 def image_map(image: Any, heat: "Tensor", title: str = "") -> "Figure":
@@ -129,13 +121,13 @@ def image_map(image: Any, heat: "Tensor", title: str = "") -> "Figure":
     cell = go.Heatmap(
         z=heat.detach().float().cpu().numpy(),
         colorscale=cover,
-        colorbar={"title": {"text": "attention"}, "thickness": 12, "outlinewidth": 0},
+        colorbar=bar("attention"),
         hovertemplate="%{z:.3f}<extra></extra>",
     )
     figure.add_trace(cell, row=1, col=2)
     figure.update_xaxes(showticklabels=False, constrain="domain")
     figure.update_yaxes(showticklabels=False, scaleanchor="x", autorange="reversed")
-    return _styled(figure, title, height=380, width=720)
+    return styled(figure, title, height=380, width=720)
 
 
 def _held(trace: "Trace", name: str) -> list[int]:
@@ -154,28 +146,9 @@ def _labels(trace: "Trace", row: int, count: int) -> list[str]:
     tokens = trace.prompt.tokens[row]
     own = trace.stack in ("text", "encoder") or trace.prompt.ids is None
     if own and len(tokens) == count:
-        return [_visible(token) for token in tokens]
+        return [visible(token) for token in tokens]
     return [str(place) for place in range(count)]
-
-
-def _visible(token: str) -> str:
-    """A token as an axis can show it: spaces and line ends marked, nothing read as markup."""
-    return token.replace(" ", "·").replace("\n", "⏎").replace("<", "‹").replace(">", "›")
 
 
 def _hover(tokens: list[str], keys: int) -> list[list[str]]:
     return [[f"{query} looks at {key}" for key in tokens[:keys]] for query in tokens]
-
-
-def _styled(figure: "Figure", title: str, **size: Any) -> "Figure":
-    figure.update_layout(
-        title={"text": title, "x": 0.01, "font": {"size": 15}},
-        font={"family": "Inter, Helvetica, Arial, sans-serif", "size": 12, "color": INK},
-        plot_bgcolor=PAPER,
-        paper_bgcolor=PAPER,
-        margin={"l": 70, "r": 70, "t": 70, "b": 60},
-        **size,
-    )
-    figure.update_xaxes(showline=True, linecolor=FAINT, mirror=True, tickfont={"size": 11})
-    figure.update_yaxes(showline=True, linecolor=FAINT, mirror=True, tickfont={"size": 11})
-    return figure

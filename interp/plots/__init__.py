@@ -1,0 +1,29 @@
+"""Figures, in one house style. plotly lives in this folder alone.
+
+The figure of an analysis has the analysis's name and takes its `Result`: `plots.sinks(result)`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.plots.maps import head_map as head_map
+    from interp.plots.maps import head_maps as head_maps
+    from interp.plots.maps import image_map as image_map
+    from interp.plots.maps import metric_map as metric_map
+
+MAPS = ("head_map", "head_maps", "image_map", "metric_map")
+# Each analysis has a file here of its own name, with a function `figure(result)`.
+RESULTS = ("bigram_backcopy", "flow", "heads", "rhythm", "sinks")
+
+
+def __getattr__(name: str) -> Any:
+    if name in MAPS:
+        return getattr(importlib.import_module("interp.plots.maps"), name)
+    if name in RESULTS:
+        return importlib.import_module(f"interp.plots.{name}_figure").figure
+    raise AttributeError(f"module 'interp.plots' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *MAPS, *RESULTS])
