@@ -121,18 +121,19 @@ def place_hooks(stacks: dict[str, Stack], hooks: Any, owner: str) -> list[Placed
     return placed
 
 
-def check_metric(metric: "Metric", stack: Stack) -> None:
-    """A metric that would give a number without meaning on this stack is refused."""
+def check_metric(metric: "Metric", stack: Stack, prompt: Any) -> None:
+    """A metric that would give a number without meaning here is refused."""
     cross = "cross" in stack.name
     if cross and metric.one_sequence:
         raise ValueError(
-            f"{metric.name} measures how far back a query looks; in the {stack.name} stack queries "
-            "and keys are different sequences."
+            f"{metric.name} measures where in one sequence a query looks; in the {stack.name} stack "
+            "queries and keys are different sequences."
         )
     if metric.only_causal and not stack.causal:
         raise ValueError(
             f"{metric.name} is defined for causal attention; the {stack.name} stack sees both ways."
         )
+    metric.check(stack.name, prompt)
 
 
 def interventions(using: Any) -> list[Any]:

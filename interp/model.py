@@ -23,11 +23,11 @@ from interp.families import family_of
 from interp.fitting import check_fit, check_kind, fit, kind_of, places_of, unfit
 from interp.forward import arguments, check_padding, single_pass
 from interp.live import RUN, Placed, Run, Session, Watched, live
-from interp.metrics import METRICS, resolve
+from interp.metrics import METRICS, SiteMetric, resolve
 from interp.prompt import Prompt
 from interp.shadow import bare_calls, shadowed
 from interp.shipped import called
-from interp.sites import ATTENTION_SITES, QUERY_HEAD_SITES, SITES, Hook, parse_site
+from interp.sites import ATTENTION_SITES, QUERY_HEAD_SITES, SITES, At, Hook, parse_site
 from interp.structure import Stack, find_stacks
 from interp.taps import plan_run, prompt_length, taps_for
 from interp.trace import Trace, main_output
@@ -122,7 +122,7 @@ class Model:
         for name in set(sites) & set(METRICS):
             raise LookupError(f"{name!r} is a metric, not a site: trace(prompt, keep={name!r}).")
         layers = None if layers is None else whole_numbers(layers, "layers")
-        metrics = resolve(keep) if keep is not None else []
+        metrics = resolve(keep) if keep is not None else {}
         names = [stack] if stack is None or isinstance(stack, str) else list(stack)
         chosen = [choose_stack(self.stacks, name, self.name) for name in names]
         sizes = {name: stack.size for name, stack in self.stacks.items()}
@@ -134,10 +134,21 @@ class Model:
             for site in sites
             for placed in self._readers(trace, tower, site, layers, heads, len(sites) == len(SITES))
         ]
-        watched = [
-            self._watch(trace, tower, metric, layers) for tower in chosen for metric in metrics
-        ]
         gradient = torch.is_grad_enabled() and bool(readers)
+        wanted = [(tower, name, metric) for tower in chosen for name, metric in metrics.items()]
+        for tower, _, metric in wanted:
+            check_metric(metric, tower, prompt)
+        readers += [
+            placed
+            for tower, name, metric in wanted
+            if isinstance(metric, SiteMetric)
+            for placed in self._measure(trace, tower, name, metric, layers)
+        ]
+        watched = [
+            self._watch(trace, tower, name, metric, layers)
+            for tower, name, metric in wanted
+            if not isinstance(metric, SiteMetric)
+        ]
         with (
             torch.set_grad_enabled(gradient),
             self._asked(prompt, using, hooks, readers, watched) as run,
@@ -146,7 +157,7 @@ class Model:
             trace.output = self.hf(**single_pass(self, run.prompt))
         if len(trace) == 0:
             raise LookupError(
-                f"nothing passed {', '.join([*sites, *(m.name for m in metrics)])} of the "
+                f"nothing passed {', '.join([*sites, *metrics])} of the "
                 f"{trace.stack} stack: this prompt does not reach it."
             )
         return trace
@@ -237,10 +248,23 @@ class Model:
         hook = Hook(name, trace.recorder(name), sorted(chosen), stack.name, heads)
         return place_hooks(self.stacks, hook, self.name)
 
-    def _watch(self, trace: Trace, stack: Stack, metric: "Metric", layers: Any) -> Watched:
-        check_metric(metric, stack)
-        chosen = choose_layers(stack, layers, "pattern")
-        return Watched(metric, stack.name, chosen, trace.collect(metric.name))
+    def _watch(
+        self, trace: Trace, stack: Stack, name: str, metric: "Metric", layers: Any
+    ) -> Watched:
+        chosen = choose_layers(stack, layers, metric.site)
+        return Watched(metric, stack.name, chosen, trace.collect(name, metric.joins))
+
+    def _measure(
+        self, trace: Trace, stack: Stack, name: str, metric: "SiteMetric", layers: Any
+    ) -> list[Placed]:
+        """Hooks that read a metric off a site that passes whole."""
+        chosen = sorted(choose_layers(stack, layers, metric.site))
+        keep = trace.collect(name, metric.joins)
+
+        def measure(value: Tensor, at: At) -> None:
+            keep(metric(value, at.prompt, stack.layers[at.layer]), at)
+
+        return place_hooks(self.stacks, Hook(metric.site, measure, chosen, stack.name), self.name)
 
     @contextmanager
     def _asked(

@@ -253,8 +253,20 @@ def _collectors(passage: Passage, call: Call) -> tuple[Callable[[Block], None], 
     batch, heads, queries, _ = call.query.shape
     place, device = passage.place, call.query.device
     causal = bool(passage.metrics) and place.causal and not _looks_ahead(call)
+    run = RUN.get()
     extent = Extent(
-        batch, heads, queries, call.key.shape[2], passage.first, passage.first_key, causal, device
+        batch,
+        heads,
+        queries,
+        call.key.shape[2],
+        passage.first,
+        passage.first_key,
+        causal,
+        device,
+        real=None if call.real is None else call.real[..., 0],
+        prompt=None if run is None else run.prompt,
+        stack=place.stack,
+        layer=place.layer,
     )
     totals = [(watched, watched.metric.start(extent)) for watched in passage.metrics]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interp.live import Place, version
+from interp.live import version
 from interp.sites import MAP_SITES, SITES, parse_site, whole_number
 
 if TYPE_CHECKING:
@@ -44,11 +44,17 @@ class Trace(Mapping[Any, Tensor]):
 
         return record
 
-    def collect(self, name: str) -> Callable[[Tensor, Place], None]:
-        """Takes a finished metric from the seam."""
+    def collect(self, name: str, joins: bool) -> Callable[[Tensor, Any], None]:
+        """Takes what a metric made; `joins` says whether values of several calls lie end to end."""
 
-        def keep(value: Tensor, place: Place) -> None:
-            self._keep((name, place.layer, place.stack), value)
+        def keep(value: Tensor, place: Any) -> None:
+            key = (name, place.layer, place.stack)
+            if key in self._parts and not joins:
+                raise ValueError(
+                    f"{name} is measured over one whole call, and the {place.stack} stack calls its "
+                    "attention several times in one forward (windows, or several images): not served."
+                )
+            self._keep(key, value)
 
         return keep
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["fitting", "encode", "forward", "records", "scoring", "tasks"],
     ["taps", "trace", "asking"],
     ["model", "points", "faults"],
-    ["batches", "loading", "making", "plots", "propagation", "weights"],
+    ["backcopy", "batches", "loading", "making", "plots", "propagation", "responses", "weights"],
     ["demo"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -1,11 +1,17 @@
-"""Numbers read off attention while it streams, and equally off a stored pattern.
+"""Numbers read off a model while it runs, and equally off what was stored.
 
-A metric is a small frozen object: settings, and three steps that the seam calls block by block.
-Called on a stored pattern it takes the same steps over one block that holds everything.
+Most are read off attention: a small frozen object with settings, and three steps that the seam calls
+block by block. Called on a stored pattern it takes the same steps over one block that holds
+everything. `SiteMetric` reads another site, which passes whole.
+
+    waad = METRICS["waad"](window=3)
+    model.trace(prompt, keep=[waad])["waad", 2]  # equal to: waad(trace["pattern", 2])
+    metric(trace[metric.site, 2], prompt, model.stacks["text"].layers[2])  # of any metric
 """
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +19,20 @@ from torch import Tensor
 from interp.registry import Registry
 from interp.sites import SITES
 
+if TYPE_CHECKING:
+    from interp.prompt import Prompt
+
 METRICS: "Registry[type[Metric]]" = Registry("metric", "interp.metrics")
+# What one number of a metric belongs to, and the axes of its values.
+AXES = {
+    "query": ("batch", "head", "query"),
+    "key": ("batch", "head", "key"),
+    "head": ("batch", "head"),
+    "hop": ("batch", "head", "hop"),
+    "chunk": ("batch", "head", "chunk", "chunk"),
+    "position": ("batch", "position"),
+    "rank": ("batch", "rank", "field"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,33 +46,90 @@ class Block:
     batch: slice
     heads: slice
 
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.left + self.pattern.shape[-1])
+
 
 @dataclass(frozen=True)
 class Extent:
-    """The size of one attention call and where it lies in the text."""
+    """The size of one attention call, where it lies in the text, and whose text that is."""
 
     batch: int
     heads: int
     queries: int
     keys: int
     first: int  # absolute position of the first query
-    first_key: int  # absolute position of the first key
+    first_key: int  # and of the first key
     causal: bool  # no key lies after its query: known of the stack, not guessed from numbers
     device: torch.device
+    real: Tensor | None = None  # [batch, head or 1, query]: rows that are tokens; None when all are
+    prompt: "Prompt | None" = None
+    stack: str = ""  # "" for a stored pattern: taken to be over the prompt's positions
+    layer: int = 0
+
+    @property
+    def rows(self) -> Tensor:
+        """[batch, head or 1, query]: 1 for rows that are tokens."""
+        if self.real is None:
+            return torch.ones(1, 1, self.queries, device=self.device)
+        return self.real.float()
+
+    def rows_after(self, low: int = 0, high: int | None = None) -> Tensor:
+        """[batch, head or 1, key]: how many rows stand `low` to `high` positions after each key."""
+        upto = torch.nn.functional.pad(self.rows.cumsum(-1), (1, 0))
+        key = torch.arange(self.keys, device=self.device) + self.first_key - self.first
+        start = (key + low).clamp(0, self.queries)
+        stop = (key + high + 1).clamp(0, self.queries) if high is not None else None
+        last = upto[..., -1:] if stop is None else upto[..., stop]
+        return last - upto[..., start]
+
+    def owner(self, name: str) -> "Prompt":
+        """The prompt whose positions these keys are, or the reason why there is none."""
+        if self.prompt is None:
+            raise ValueError(
+                f"{name} needs to know the prompt: metric(pattern, prompt) on a stored pattern, or "
+                "trace(prompt, keep=...)."
+            )
+        check_owner(name, self.stack, self.prompt)
+        if self.prompt.length != self.first_key + self.keys:
+            raise ValueError(
+                f"{name} reads the prompt's {self.prompt.length} positions, and this pattern has "
+                f"{self.keys} keys: they are not the same sequence."
+            )
+        return self.prompt
+
+    def span(self, name: str, span: str) -> Tensor:
+        """The prompt's span over the keys, [batch, key]."""
+        return self.owner(name).where(span).to(self.device)[:, self.first_key :]
+
+    def over_queries(self, keys: Tensor) -> Tensor:
+        """What is known of each key, [batch, key], at the queries that stand at the same positions."""
+        start = self.first - self.first_key
+        return keys[:, start : start + self.queries]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number per head and query, or per head and key."""
+    """One number per head and query, or head and key, or head: see `per` and AXES."""
 
     name: ClassVar[str]
-    per: ClassVar[str]  # "query" or "key"
+    per: ClassVar[str]
+    site: ClassVar[str] = "pattern"
     one_sequence: ClassVar[bool] = False  # needs queries and keys to be positions of one sequence
     only_causal: ClassVar[bool] = False
 
+    def check(self, stack: str, prompt: "Prompt | None") -> None:
+        """Refuse a prompt that this has no meaning on; `stack` is "" where it is not known."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether values of several calls in one forward (windows, images) lie end to end."""
+        return self.per in ("query", "key", "position")
+
     def start(self, extent: Extent) -> Tensor:
-        length = extent.queries if self.per == "query" else extent.keys
-        return torch.zeros(extent.batch, extent.heads, length, device=extent.device)
+        length = {"query": [extent.queries], "key": [extent.keys], "head": []}[self.per]
+        return torch.zeros(extent.batch, extent.heads, *length, device=extent.device)
 
     def add(self, total: Tensor, block: Block, extent: Extent) -> None:
         """Take one block into the running total. Blocks come in any order, each row once."""
@@ -62,38 +138,131 @@ class Metric:
     def finish(self, total: Tensor, extent: Extent) -> Tensor:
         return total
 
-    def __call__(self, pattern: Tensor) -> Tensor:
+    def __call__(
+        self, pattern: Tensor, prompt: "Prompt | None" = None, layer: Any = None
+    ) -> Tensor:
         """From a stored [batch, head, query, key]; the last query is taken to be at the last key."""
         if pattern.ndim != 4:
             raise ValueError(
                 f"{self.name} takes a pattern [batch, head, query, key], not {tuple(pattern.shape)}."
             )
+        self.check("", prompt)
+        pattern = pattern.detach().float()
         batch, heads, queries, keys = pattern.shape
         first = max(0, keys - queries)
-        extent = Extent(batch, heads, queries, keys, first, 0, self.only_causal, pattern.device)
-        total = self.start(extent)
+        ahead = bool(pattern.triu(first + 1).any())
+        extent = Extent(batch, heads, queries, keys, first, 0, not ahead, pattern.device)
+        parts = _calls(pattern) if ahead else [slice(0, queries)]
+        real = pattern.sum(-1) > 0
+        if len(parts) == 1:
+            extent = replace(extent, prompt=prompt, real=None if bool(real.all()) else real)
+            return self._stored(pattern, extent)
+        found = []
+        for part in parts:
+            rows = real[..., part]
+            size = part.stop - part.start
+            own = replace(extent, queries=size, keys=size, first=part.start, first_key=part.start)
+            own = replace(own, prompt=prompt, real=None if bool(rows.all()) else rows)
+            found.append(self._stored(pattern[..., part, part], own))
+        return self._joined(found)
+
+    def _stored(self, pattern: Tensor, extent: Extent) -> Tensor:
         every = slice(None)
-        block = Block(pattern.detach().float(), None, slice(0, queries), 0, every, every)
-        self.add(total, block, extent)
+        total = self.start(extent)
+        self.add(total, Block(pattern, None, slice(0, extent.queries), 0, every, every), extent)
         return self.finish(total, extent)
 
-
-def resolve(keep: Any) -> list[Metric]:
-    """Metrics from objects or names; two with one name could not be told apart in a trace."""
-    asked = list(keep) if isinstance(keep, (list, tuple)) else [keep]
-    metrics: list[Metric] = []
-    for item in asked:
-        if isinstance(item, str) and item in SITES:
-            raise LookupError(f"{item!r} is a site, not a metric: trace(prompt, {item!r}).")
-        metric = METRICS[item]() if isinstance(item, str) else item
-        metric = metric() if isinstance(metric, type) and issubclass(metric, Metric) else metric
-        if not isinstance(metric, Metric):
-            raise TypeError(
-                f"keep= takes metrics or their names, not {item!r}. There are: {', '.join(METRICS)}."
-            )
-        if metric.name in {other.name for other in metrics}:
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """Values of several calls (windows, images of a tower) as a trace joins them."""
+        if not self.joins:
             raise ValueError(
-                f"keep= holds {metric.name!r} twice; trace the two settings one after the other."
+                f"{self.name} reads one map, and this pattern holds {len(parts)} that do not see each "
+                "other (windows, or several images); give them one by one."
             )
-        metrics.append(metric)
+        return torch.cat(parts, -1)
+
+
+@dataclass(frozen=True)
+class SiteMetric(Metric):
+    """Read off a site that passes whole, such as values or the residual stream."""
+
+    def read(self, value: Tensor, mask: Tensor, layer: Any) -> Tensor:
+        """`mask` [batch, position] is True at tokens; `layer` holds the layer's modules, if known."""
+        raise TypeError(f"the metric {self.name!r} does not say how it reads {self.site}.")
+
+    def __call__(self, value: Tensor, prompt: "Prompt | None" = None, layer: Any = None) -> Tensor:
+        """From a stored value of the metric's site."""
+        axes = SITES[self.site]
+        if value.ndim != len(axes):
+            raise ValueError(
+                f"{self.name} takes {self.site} [{', '.join(axes)}], not {tuple(value.shape)}."
+            )
+        mask = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
+        if prompt is not None and prompt.mask.shape == mask.shape:
+            mask = prompt.mask.to(value.device)
+        return self.read(value.detach().float(), mask, layer)
+
+
+def check_owner(name: str, stack: str, prompt: "Prompt") -> None:
+    """Refuse a stack whose positions are not the prompt's."""
+    if stack in ("", "text", "encoder") or (stack == "vision" and prompt.ids is None):
+        return
+    raise ValueError(
+        f"{name} reads the prompt's own positions, and the {stack} stack has others; ask it of the "
+        "stack that reads the prompt."
+    )
+
+
+def check_span(name: str, span: str, stack: str, prompt: "Prompt | None", hint: str) -> None:
+    """Refuse a prompt without the span, saying how to get one."""
+    if prompt is None:
+        return
+    check_owner(name, stack, prompt)
+    if span not in prompt.names:
+        raise ValueError(f"{name} reads {span!r}, and this prompt has no such span. {hint}")
+
+
+def _calls(pattern: Tensor) -> list[slice]:
+    """The squares on the diagonal outside which nothing is seen: calls that were joined into one map."""
+    size = pattern.shape[-1]
+    seen = (pattern != 0).flatten(0, 1).any(0)
+    if pattern.shape[-2] != size or bool(seen[0, -1]) or bool(seen[-1, 0]):
+        return [slice(0, pattern.shape[-2])]
+    order = torch.arange(size, device=pattern.device)
+    meets = seen | seen.T | torch.eye(size, dtype=torch.bool, device=seen.device)
+    reach = (
+        torch.where(meets, order, 0).amax(-1).cummax(0).values
+    )  # how far the rows up to here look
+    ends = (reach == order).nonzero().flatten().tolist()
+    starts = [0, *(end + 1 for end in ends[:-1])]
+    return [slice(start, end + 1) for start, end in zip(starts, ends, strict=True)]
+
+
+def resolve(keep: Any) -> dict[str, Metric]:
+    """Metrics by the name they are kept under; a mapping gives two settings of one their own names."""
+    if isinstance(keep, Mapping):
+        for name in keep:
+            if not isinstance(name, str) or name in SITES:
+                raise LookupError(f"keep= names metrics freely, but not by a site: {name!r}.")
+        return {name: _metric(item) for name, item in keep.items()}
+    metrics: dict[str, Metric] = {}
+    for item in list(keep) if isinstance(keep, (list, tuple)) else [keep]:
+        metric = _metric(item)
+        if metric.name in metrics:
+            raise ValueError(
+                f"keep= holds {metric.name!r} twice; name the two: keep={{'near': ..., 'far': ...}}."
+            )
+        metrics[metric.name] = metric
     return metrics
+
+
+def _metric(item: Any) -> Metric:
+    if isinstance(item, str) and item in SITES:
+        raise LookupError(f"{item!r} is a site, not a metric: trace(prompt, {item!r}).")
+    metric = METRICS[item]() if isinstance(item, str) else item
+    metric = metric() if isinstance(metric, type) and issubclass(metric, Metric) else metric
+    if not isinstance(metric, Metric):
+        raise TypeError(
+            f"keep= takes metrics or their names, not {item!r}. There are: {', '.join(METRICS)}."
+        )
+    return metric

@@ -1,12 +1,15 @@
 """How widely a query spreads its attention."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from interp.metrics import METRICS, Block, Extent, Metric
+from interp.metrics import METRICS, Block, Extent, Metric, check_span
+
+if TYPE_CHECKING:
+    from interp.prompt import Prompt
 
 # Past this score, log Z - E[score] loses more than 1e-5 to cancellation in float32.
 LARGE_SCORE = 16.0
@@ -14,13 +17,29 @@ LARGE_SCORE = 16.0
 
 @dataclass(frozen=True)
 class Entropy(Metric):
-    """-sum_key A log A in nats, per head and query; 0 for a row that sees nothing."""
+    """-sum_key A log A in nats, per head and query; 0 for a row that sees nothing.
+
+    `keys` names a span, such as "image": the entropy of what goes there, scaled to sum to 1.
+    """
 
     name: ClassVar[str] = "entropy"
     per: ClassVar[str] = "query"
 
+    keys: str | None = None
+
+    def check(self, stack: str, prompt: "Prompt | None") -> None:
+        if self.keys is not None:
+            check_span(
+                "entropy", self.keys, stack, prompt, "For an image: encode(text, images=...)."
+            )
+
     def add(self, total: Tensor, block: Block, extent: Extent) -> None:
-        if block.scores is None:
+        if self.keys is not None:
+            span = extent.span(self.name, self.keys)[block.batch, None, None, block.columns]
+            part = block.pattern.float() * span
+            part = part / part.sum(-1, keepdim=True).clamp_min(torch.finfo(part.dtype).tiny)
+            rows = torch.special.entr(part).sum(-1)
+        elif block.scores is None:
             rows = torch.special.entr(block.pattern).sum(-1)
         else:
             rows = _from_scores(block.pattern, block.scores)

@@ -16,8 +16,7 @@ class Received(Metric):
     per: ClassVar[str] = "key"
 
     def add(self, total: Tensor, block: Block, extent: Extent) -> None:
-        keys = slice(block.left, block.left + block.pattern.shape[-1])
-        total[block.batch, block.heads, keys] += block.pattern.sum(-2, dtype=total.dtype)
+        total[block.batch, block.heads, block.columns] += block.pattern.sum(-2, dtype=total.dtype)
 
 
 METRICS.add(Received.name, Received)

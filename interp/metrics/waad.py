@@ -1,17 +1,23 @@
 """Windowed average attention distance (arXiv 2510.13554)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from interp.metrics import METRICS, Block, Extent, Metric
+from interp.metrics import METRICS, Block, Extent, Metric, check_span
+
+if TYPE_CHECKING:
+    from interp.prompt import Prompt
 
 
 @dataclass(frozen=True)
 class WAAD(Metric):
-    """sum_{key <= query} A min(query - key, window), per head and query; from 0 to `window`."""
+    """sum_{key <= query} A min(query - key, window), per head and query; from 0 to `window`.
+
+    `rows` names a span, such as "response": the other rows are NaN.
+    """
 
     name: ClassVar[str] = "waad"
     per: ClassVar[str] = "query"
@@ -19,10 +25,15 @@ class WAAD(Metric):
     only_causal: ClassVar[bool] = True
 
     window: int = 10
+    rows: str | None = None
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window={self.window}: WAAD looks back over at least 1 token.")
+
+    def check(self, stack: str, prompt: "Prompt | None") -> None:
+        if self.rows is not None:
+            check_span("waad", self.rows, stack, prompt, "prompt.spans[name] = mask makes one.")
 
     def add(self, total: Tensor, block: Block, extent: Extent) -> None:
         """window * row sum, less what the columns inside the window fall short of it."""
@@ -36,6 +47,12 @@ class WAAD(Metric):
         short = (self.window - back).clamp_min(0).masked_fill(back < 0, 0).to(near.dtype)
         rows = self.window * block.pattern.sum(-1, dtype=torch.float32) - (near * short).sum(-1)
         total[block.batch, block.heads, block.rows] = rows
+
+    def finish(self, total: Tensor, extent: Extent) -> Tensor:
+        if self.rows is None:
+            return total
+        rows = extent.over_queries(extent.span(self.name, self.rows))
+        return total.masked_fill(~rows[:, None], torch.nan)
 
 
 METRICS.add(WAAD.name, WAAD)
