@@ -125,7 +125,8 @@ def fits(model, metric, tower):
         choose_layers(tower, None, metric.site)
     except LookupError:
         return False
-    return metric.name != "value_drain" or not metric.projected or plain_output(tower)
+    projects = metric.name == "written" or getattr(metric, "projected", False)
+    return not projects or plain_output(tower)
 
 
 def plain_output(tower):

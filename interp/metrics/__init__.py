@@ -22,7 +22,8 @@ from interp.sites import SITES
 if TYPE_CHECKING:
     from interp.prompt import Prompt
 
-METRICS: "Registry[type[Metric]]" = Registry("metric", "interp.metrics")
+# Classes of metrics; each has settings of its own.
+METRICS: Registry[Any] = Registry("metric", "interp.metrics")
 # What one number of a metric belongs to, and the axes of its values.
 AXES = {
     "query": ("batch", "head", "query"),

@@ -30,28 +30,34 @@ class ValueDrain(SiteMetric):
 
     def read(self, value: Tensor, mask: Tensor, layer: Any) -> Tensor:
         norms = (
-            self._written(value, layer) if self.projected else value.norm(dim=-1).transpose(1, 2)
+            projected_norms(value, layer, self.name)
+            if self.projected
+            else value.norm(dim=-1).transpose(1, 2)
         )
         return over_others(norms, mask[:, None]) if self.relative else norms * mask[:, None]
 
-    def _written(self, value: Tensor, layer: Any) -> Tensor:
-        """[batch, head, key]: |v W_O| with each query head's part of the output projection."""
-        weight = output_weight(layer)
-        size = value.shape[-1]
-        if weight.shape[0] % size:
-            raise ValueError(
-                f"the output projection takes {weight.shape[0]} numbers, which are no whole heads of "
-                f"{size}; value_drain(projected=False) takes the norm before it."
-            )
-        heads = weight.shape[0] // size
-        own = value.repeat_interleave(heads // value.shape[2], dim=2)
-        parts = weight.view(heads, size, -1).to(own)
-        squares = parts @ parts.transpose(1, 2)  # so that nothing of the model's width is made
-        mixed = torch.einsum("bkhd,hde->bkhe", own, squares)
-        return (mixed * own).sum(-1).clamp_min(0).sqrt().transpose(1, 2)
+
+def projected_norms(value: Tensor, layer: Any, name: str) -> Tensor:
+    """[batch, head, position]: |x W_O| with each query head's part of the output projection.
+
+    `value` [batch, position, head or KV head, d_head].
+    """
+    weight = output_weight(layer, name)
+    size = value.shape[-1]
+    if weight.shape[0] % (size * value.shape[2]):
+        raise ValueError(
+            f"the output projection takes {weight.shape[0]} numbers, which are no whole heads of {size}, so "
+            f"{name} cannot tell them apart."
+        )
+    heads = weight.shape[0] // size
+    own = value.repeat_interleave(heads // value.shape[2], dim=2)
+    parts = weight.view(heads, size, -1).to(own)
+    squares = parts @ parts.transpose(1, 2)  # so that nothing of the model's width is made
+    mixed = torch.einsum("bkhd,hde->bkhe", own, squares)
+    return (mixed * own).sum(-1).clamp_min(0).sqrt().transpose(1, 2)
 
 
-def output_weight(layer: Any) -> Tensor:
+def output_weight(layer: Any, name: str = "this") -> Tensor:
     """The output projection of a layer as [heads times d_head, d_model]."""
     out = getattr(layer, "out", None)
     weight = getattr(out, "weight", None)
@@ -60,8 +66,8 @@ def output_weight(layer: Any) -> Tensor:
     if weight is not None and weight.ndim == 2 and type(out).__name__ == "Conv1D":
         return weight.detach().float()
     raise ValueError(
-        f"value_drain needs the layer's output projection: metric(v, prompt, model.stacks[...].layers[i]); "
-        f"here it is {type(out).__name__}. value_drain(projected=False) does without."
+        f"{name} needs the layer's output projection: metric(value, prompt, model.stacks[...].layers[i]); "
+        f"here it is {type(out).__name__}. METRICS['value_drain'](projected=False) does without."
     )
 
 
