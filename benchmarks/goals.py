@@ -47,8 +47,10 @@ def goals(rows: Sequence[Row], idle: Sequence[dict]) -> list[Goal]:
         found += _over_floor(known, Shape(family, 2048), time=1.3)
         found += _over_floor(known, Shape(family, 4096), time=1.4, memory=1.3)
         found += _over_peers(known, Shape(family, 2048), faster=3.0, leaner=6.0)
+    found += _over_floor(known, Shape("gpt2", 2048), time=1.6, way="interp five")
     found += _below(known, Shape("gpt2", 8192), 1000)
     found += _below(known, Shape("gpt2", 32768, 2), 4000)
+    found += _below(known, Shape("gpt2", 16384, 4), 2000, way="interp five")
     return found
 
 
@@ -67,14 +69,15 @@ def idle_title(record: dict) -> str:
 
 
 def _over_floor(
-    rows: Rows, shape: Shape, time: float, memory: float | None = None
+    rows: Rows, shape: Shape, time: float, memory: float | None = None, way: str = "interp"
 ) -> Iterator[Goal]:
-    own, floor = rows.get(("interp", shape)), rows.get(("sdpa", shape))
+    own, floor = rows.get((way, shape)), rows.get(("sdpa", shape))
     if own is None or floor is None:
         return
-    yield Goal(f"streamed, {shape}: time over SDPA", time, own.time / floor.time)
+    what = way.replace("interp", "streamed")
+    yield Goal(f"{what}, {shape}: time over SDPA", time, own.time / floor.time)
     if memory is not None:
-        title = f"streamed, {shape}: memory over SDPA"
+        title = f"{what}, {shape}: memory over SDPA"
         yield Goal(title, memory, own.memory / floor.memory)
 
 
@@ -101,7 +104,8 @@ def _over_peers(rows: Rows, shape: Shape, faster: float, leaner: float) -> Itera
     )
 
 
-def _below(rows: Rows, shape: Shape, megabytes: float) -> Iterator[Goal]:
-    own = rows.get(("interp", shape))
+def _below(rows: Rows, shape: Shape, megabytes: float, way: str = "interp") -> Iterator[Goal]:
+    own = rows.get((way, shape))
     if own is not None:
-        yield Goal(f"streamed, {shape}: extra memory", megabytes, own.memory, unit=" MB")
+        what = way.replace("interp", "streamed")
+        yield Goal(f"{what}, {shape}: extra memory", megabytes, own.memory, unit=" MB")

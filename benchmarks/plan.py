@@ -7,6 +7,7 @@ from benchmarks.case import Case
 
 OWN = ("interp", "sdpa")  # interp first: the others' numbers are compared with its
 PEERS = ("eager", "hook", "lens", "nnsight")
+FIVE = ("interp five", "eager five", "hook five", "lens five")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def _entries(
 
 def quick() -> list[Entry]:
     """A few minutes: enough to see that everything runs and where the numbers lie."""
-    return [*_entries((*OWN, *PEERS), 512, 1, 2), *_entries((*OWN, *PEERS), 1024, 1, 1)]
+    return [*_entries((*OWN, *PEERS), 512, 1, 2), *_entries((*OWN, *PEERS, *FIVE), 1024, 1, 1)]
 
 
 def full() -> list[Entry]:
@@ -38,12 +39,13 @@ def full() -> list[Entry]:
     return [
         *_entries((*OWN, "interp+waad", *PEERS), 512, 2, 2),
         *_entries((*OWN, "interp+waad", *PEERS), 1024, 1, 2),
-        *_entries((*OWN, "interp+waad", "none", *PEERS), 2048, 2),
+        *_entries((*OWN, "interp+waad", "none", *PEERS, *FIVE), 2048, 2),
         *_entries((*OWN, "interp+waad"), 4096, 1),
         *_entries((*OWN, "none", *PEERS), 4096, 1, layers=3),
         *_entries(OWN, 8192, 1),
         *_entries((*OWN, *PEERS), 1024, 1, 2, family="llama"),
         *_entries((*OWN, "none", *PEERS), 2048, 1, family="llama"),
+        *_entries(("sdpa", "interp five"), 16384, 1, layers=4),
         *_entries(OWN, 32768, 1, layers=2),
     ]
 

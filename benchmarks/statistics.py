@@ -28,8 +28,8 @@ PACKAGES = ("torch", "transformers", "transformer-lens", "nnsight")
 MEANING = """
 CPU s: CPU seconds of the process, the median. Attention: the same less the forward without
 attention. MB: how far resident memory rises during the call. Differs: the largest absolute difference
-from interp's numbers, in received, entropy, distance and logits. Only ratios within one run carry
-over to other machines."""
+from interp's numbers: received, entropy, distance, WAAD, FAI, sink score, logits. Only ratios within
+one run carry over to other machines."""
 
 
 def processor() -> str:

@@ -10,7 +10,9 @@ HEAD = (
     "| shape | way | CPU s (spread) | time / SDPA | time / interp | attention / interp "
     "| MB | MB / SDPA | MB / interp | differs by |\n|---|---|--:|--:|--:|--:|--:|--:|--:|---|"
 )
-SHORT = {"received": "r", "entropy": "e", "distance": "d", "logits": "l"}
+SHORT = {
+    "received": "r", "entropy": "e", "distance": "d", "waad": "w", "fai": "f", "sink": "s", "logits": "l"
+}  # fmt: skip
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -13,10 +13,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import interp
-from benchmarks.dense import Statistics, dense, stacked
+from benchmarks.dense import FIVE, HORIZON, THREE, WINDOW, Statistics, dense, stacked
 from benchmarks.shapes import Shape, build
+from interp.metrics import METRICS
 
 Run = Callable[[Tensor], Statistics]
+SETTINGS = {"waad": METRICS["waad"](WINDOW), "fai": METRICS["fai"](*HORIZON)}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Way:
     title: str
     prepare: Callable[[Shape], Run]
     peer: bool = False
+    own: bool = False  # the numbers that the others' are held against
     package: str = ""  # import name, where it may be missing
     install: str = ""
 
@@ -68,7 +71,7 @@ def _streamed(*keep: str) -> Callable[[Shape], Run]:
         model = interp.wrap(build(shape, "sdpa"))
 
         def run(ids: Tensor) -> Statistics:
-            trace = model.trace(ids, keep=list(keep))
+            trace = model.trace(ids, keep=[SETTINGS.get(name, name) for name in keep])
             return {name: trace[name][:, 0] for name in keep} | {"logits": trace.logits[0]}
 
         return run
@@ -76,45 +79,59 @@ def _streamed(*keep: str) -> Callable[[Shape], Run]:
     return prepare
 
 
-def _eager(shape: Shape) -> Run:
-    model = build(shape, "eager")
+def _eager(*names: str) -> Callable[[Shape], Run]:
+    def prepare(shape: Shape) -> Run:
+        model = build(shape, "eager")
 
-    def run(ids: Tensor) -> Statistics:
-        output = model(ids, use_cache=False, output_attentions=True)
-        kept = stacked([dense(pattern) for pattern in output.attentions])
-        return kept | {"logits": output.logits[0]}
+        def run(ids: Tensor) -> Statistics:
+            output = model(ids, use_cache=False, output_attentions=True)
+            kept = stacked([dense(pattern, names) for pattern in output.attentions])
+            return kept | {"logits": output.logits[0]}
 
-    return run
+        return run
 
-
-def _hooked(shape: Shape) -> Run:
-    model = build(shape, "eager")
-    kept: list[Statistics] = []
-    for attention in _attentions(model, shape):
-        attention.register_forward_hook(lambda _, given, output: kept.append(dense(output[1])))
-
-    def run(ids: Tensor) -> Statistics:
-        kept.clear()
-        logits = model(ids, use_cache=False).logits[0]
-        return stacked(kept) | {"logits": logits}
-
-    return run
+    return prepare
 
 
-def _lens(shape: Shape) -> Run:
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+def _hooked(*names: str) -> Callable[[Shape], Run]:
+    def prepare(shape: Shape) -> Run:
+        model = build(shape, "eager")
+        kept: list[Statistics] = []
 
-    model = build(shape, "eager")
-    bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
+        def reduce(_: Any, given: Any, output: Any) -> None:
+            kept.append(dense(output[1], names))
 
-    def run(ids: Tensor) -> Statistics:
-        logits, cache = bridge.run_with_cache(
-            ids, names_filter=lambda name: name.endswith("hook_pattern"), use_cache=False
-        )
-        patterns = [cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(shape.layers)]
-        return stacked([dense(pattern) for pattern in patterns]) | {"logits": logits[0]}
+        for attention in _attentions(model, shape):
+            attention.register_forward_hook(reduce)
 
-    return run
+        def run(ids: Tensor) -> Statistics:
+            kept.clear()
+            logits = model(ids, use_cache=False).logits[0]
+            return stacked(kept) | {"logits": logits}
+
+        return run
+
+    return prepare
+
+
+def _lens(*names: str) -> Callable[[Shape], Run]:
+    def prepare(shape: Shape) -> Run:
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        model = build(shape, "eager")
+        bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
+
+        def run(ids: Tensor) -> Statistics:
+            logits, cache = bridge.run_with_cache(
+                ids, names_filter=lambda name: name.endswith("hook_pattern"), use_cache=False
+            )
+            patterns = [cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(shape.layers)]
+            kept = stacked([dense(pattern, names) for pattern in patterns])
+            return kept | {"logits": logits[0]}
+
+        return run
+
+    return prepare
 
 
 def _nnsight(shape: Shape) -> Run:
@@ -134,21 +151,20 @@ def _nnsight(shape: Shape) -> Run:
     return run
 
 
+LENS = {"package": "transformer_lens", "install": "transformer-lens==4.3.0"}
 WAYS = {
     "none": Way("forward without attention", _without_attention),
     "sdpa": Way("SDPA forward, no statistics", _plain),
-    "interp": Way("interp, streamed", _streamed("received", "entropy", "distance")),
-    "interp+waad": Way("interp, with WAAD", _streamed("received", "entropy", "distance", "waad")),
-    "eager": Way("eager, all maps, then statistics", _eager, peer=True),
-    "hook": Way("eager, hook a layer, reduce, drop", _hooked, peer=True),
-    "lens": Way(
-        "TransformerLens run_with_cache",
-        _lens,
-        peer=True,
-        package="transformer_lens",
-        install="transformer-lens==4.3.0",
-    ),
+    "interp": Way("interp, streamed", _streamed(*THREE), own=True),
+    "interp+waad": Way("interp, with WAAD", _streamed(*THREE, "waad")),
+    "eager": Way("eager, all maps, then statistics", _eager(*THREE), peer=True),
+    "hook": Way("eager, hook a layer, reduce, drop", _hooked(*THREE), peer=True),
+    "lens": Way("TransformerLens run_with_cache", _lens(*THREE), peer=True, **LENS),
     "nnsight": Way(
         "nnsight, save all maps", _nnsight, peer=True, package="nnsight", install="nnsight==0.8.1"
     ),
+    "interp five": Way("interp, streamed, five", _streamed(*FIVE), own=True),
+    "eager five": Way("eager, all maps, then the five", _eager(*FIVE)),
+    "hook five": Way("eager, hook a layer, the five, drop", _hooked(*FIVE)),
+    "lens five": Way("TransformerLens run_with_cache, the five", _lens(*FIVE), **LENS),
 }

@@ -27,7 +27,7 @@ from interp.live import (
     pass_through,
     sessions_of,
 )
-from interp.metrics import Block, Extent
+from interp.metrics import Block, Extent, apart
 from interp.rows import (
     BLOCK_ROWS,
     Call,
@@ -248,6 +248,14 @@ def _looks_ahead(call: Call) -> bool:
     return bool(call.seen.triu(call.seen.shape[-1] - call.seen.shape[-2] + 1).any())
 
 
+def _parts(call: Call) -> tuple[slice, ...]:
+    """Stretches of one call that its mask keeps apart, such as several images."""
+    if call.seen is None or not call.own_keys:
+        return ()
+    parts = apart(call.seen.flatten(0, 1).any(0))
+    return tuple(parts) if len(parts) > 1 else ()
+
+
 def _collectors(passage: Passage, call: Call) -> tuple[Callable[[Block], None], Callable[[], None]]:
     """A reader that feeds every metric, and the step that hands their results over."""
     batch, heads, queries, _ = call.query.shape
@@ -264,6 +272,7 @@ def _collectors(passage: Passage, call: Call) -> tuple[Callable[[Block], None], 
         causal,
         device,
         real=None if call.real is None else call.real[..., 0],
+        parts=() if causal else _parts(call),
         prompt=None if run is None else run.prompt,
         stack=place.stack,
         layer=place.layer,

@@ -17,7 +17,8 @@ LAYERS = [
     ["fitting", "encode", "forward", "records", "scoring", "tasks"],
     ["taps", "trace", "asking"],
     ["model", "points", "faults"],
-    ["backcopy", "batches", "loading", "making", "plots", "propagation", "responses", "weights"],
+    ["batches", "loading", "making", "plots", "propagation", "sink_dims", "weights"],
+    ["backcopy", "dormancy", "responses", "sink_reading"],
     ["demo"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

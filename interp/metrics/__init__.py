@@ -65,6 +65,7 @@ class Extent:
     causal: bool  # no key lies after its query: known of the stack, not guessed from numbers
     device: torch.device
     real: Tensor | None = None  # [batch, head or 1, query]: rows that are tokens; None when all are
+    parts: tuple[slice, ...] = ()  # stretches that do not see each other; () where all is one
     prompt: "Prompt | None" = None
     stack: str = ""  # "" for a stored pattern: taken to be over the prompt's positions
     layer: int = 0
@@ -75,6 +76,20 @@ class Extent:
         if self.real is None:
             return torch.ones(1, 1, self.queries, device=self.device)
         return self.real.float()
+
+    def rows_seeing(self) -> Tensor:
+        """[batch, head or 1, key or 1]: how many queries see each key; a sliding window counts as open."""
+        if self.causal:
+            return self.rows_after()
+        rows = self.rows
+        if not self.parts:
+            return rows.sum(-1, keepdim=True)
+        counts = [rows[..., part].sum(-1, keepdim=True) for part in self.parts]
+        sizes = [part.stop - part.start for part in self.parts]
+        spread = [
+            one.expand(*one.shape[:-1], size) for one, size in zip(counts, sizes, strict=True)
+        ]
+        return torch.cat(spread, -1)
 
     def rows_after(self, low: int = 0, high: int | None = None) -> Tensor:
         """[batch, head or 1, key]: how many rows stand `low` to `high` positions after each key."""
@@ -153,7 +168,8 @@ class Metric:
         first = max(0, keys - queries)
         ahead = bool(pattern.triu(first + 1).any())
         extent = Extent(batch, heads, queries, keys, first, 0, not ahead, pattern.device)
-        parts = _calls(pattern) if ahead else [slice(0, queries)]
+        seen = (pattern != 0).flatten(0, 1).any(0)
+        parts = apart(seen) if ahead else [slice(0, queries)]
         real = pattern.sum(-1) > 0
         if len(parts) == 1:
             extent = replace(extent, prompt=prompt, real=None if bool(real.all()) else real)
@@ -223,13 +239,12 @@ def check_span(name: str, span: str, stack: str, prompt: "Prompt | None", hint: 
         raise ValueError(f"{name} reads {span!r}, and this prompt has no such span. {hint}")
 
 
-def _calls(pattern: Tensor) -> list[slice]:
-    """The squares on the diagonal outside which nothing is seen: calls that were joined into one map."""
-    size = pattern.shape[-1]
-    seen = (pattern != 0).flatten(0, 1).any(0)
-    if pattern.shape[-2] != size or bool(seen[0, -1]) or bool(seen[-1, 0]):
-        return [slice(0, pattern.shape[-2])]
-    order = torch.arange(size, device=pattern.device)
+def apart(seen: Tensor) -> list[slice]:
+    """The squares on the diagonal of [query, key] outside which nothing is seen: windows, or images."""
+    size = seen.shape[-1]
+    if seen.shape[-2] != size or bool(seen[0, -1]) or bool(seen[-1, 0]):
+        return [slice(0, seen.shape[-2])]
+    order = torch.arange(size, device=seen.device)
     meets = seen | seen.T | torch.eye(size, dtype=torch.bool, device=seen.device)
     reach = (
         torch.where(meets, order, 0).amax(-1).cummax(0).values

@@ -16,7 +16,7 @@ EPSILON = 0.3
 class Sink(Metric):
     """alpha_k: the mean attention to a key over the queries that stand at or after it, per head and key.
 
-    In a stack that sees both ways, over all queries. `share` makes Sink_k^eps of it.
+    In a stack that sees both ways, over all queries that see it. `share` makes Sink_k^eps of it.
     """
 
     name: ClassVar[str] = "sink"
@@ -26,8 +26,7 @@ class Sink(Metric):
         total[block.batch, block.heads, block.columns] += block.pattern.sum(-2, dtype=total.dtype)
 
     def finish(self, total: Tensor, extent: Extent) -> Tensor:
-        rows = extent.rows_after() if extent.causal else extent.rows.sum(-1, keepdim=True)
-        return total / rows.clamp_min(1)
+        return total / extent.rows_seeing().clamp_min(1)
 
 
 def share(alpha: Tensor, position: int = 0, epsilon: float = EPSILON) -> float:
