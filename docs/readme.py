@@ -13,16 +13,32 @@ def tables() -> dict[str, str]:
 
     sites = ["| site | axes | what it is |", "|---|---|---|"]
     sites += [f"| `{name}` | {' '.join(axes)} | {_meaning(name)} |" for name, axes in SITES.items()]
-    metrics = ["| metric | per | what it is |", "|---|---|---|"]
+    metrics = ["| metric | site | per | what it is |", "|---|---|---|---|"]
     for name, metric in METRICS.items():
         first = (metric.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-        metrics.append(f"| `{name}` | {metric.per} | {' '.join(first.split())} |")
+        meaning = " ".join(first.split()).replace("|", "\\|")
+        metrics.append(f"| `{name}` | {metric.site} | {metric.per} | {meaning} |")
     return {
         "sites": "\n".join(sites),
         "metrics": "\n".join(metrics),
+        "analyses": "\n".join(_analyses()),
         "tasks": "\n".join(_tasks()),
         "faults": "\n".join(_faults()),
     }
+
+
+def _analyses() -> list[str]:
+    """Each analysis with what it asks and its settings."""
+    from analyses import ANALYSES
+
+    rows = ["| analysis | what it asks | settings |", "|---|---|---|"]
+    for name, function in ANALYSES.items():
+        parameters = inspect.signature(function).parameters.values()
+        settings = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+        given = " ".join(f"`{setting}`" for setting in settings)
+        first = " ".join((function.__doc__ or "").split("\n\n")[0].split())
+        rows.append(f"| `{name}` | {first} | {given} |")
+    return rows
 
 
 def _tasks() -> list[str]:
