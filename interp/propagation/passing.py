@@ -39,9 +39,8 @@ class Propagation:
 
     def __init__(self, rule: str, stack: str):
         self.rule, self.stack = rule, stack
-        self.stream: Tensor | None = (
-            None  # what the first layer received, [batch, position, d_model]
-        )
+        # What the first layer received, [batch, position, d_model].
+        self.stream: Tensor | None = None
 
     def relevance(self, target: Tensor) -> Tensor:
         """The relevance of each position for `target`, a logit (or a sum of them): [batch, position]."""
@@ -150,9 +149,8 @@ class _Rules(TorchFunctionMode):
         if func is functional.layer_norm or func is functional.rms_norm:
             return _normed(func is functional.layer_norm, *args, **kwargs)
         if func in _CASTS and _rounds(func, args, kwargs):
-            return args[
-                0
-            ]  # families compute norms in float32; what is asked in float64 stays there
+            # Families compute norms in float32; what is asked in float64 stays there.
+            return args[0]
         if func in _ROOTS or (func in _POWERS and args[1:] == (-0.5,)):
             return func(*args, **kwargs).detach()  # one over the size of something: a norm's scale
         if func in _ACTIVATIONS and args[0].requires_grad:
