@@ -23,7 +23,7 @@ from interp.families import family_of
 from interp.fitting import check_fit, check_kind, fit, kind_of, places_of, unfit
 from interp.forward import arguments, check_padding, single_pass
 from interp.live import RUN, Placed, Run, Session, Watched, live
-from interp.metrics import METRICS, SiteMetric, resolve
+from interp.metrics import METRICS, SiteMetric, owns, resolve
 from interp.prompt import Prompt
 from interp.shadow import bare_calls, shadowed
 from interp.shipped import called
@@ -262,7 +262,8 @@ class Model:
         keep = trace.collect(name, metric.joins)
 
         def measure(value: Tensor, at: At) -> None:
-            keep(metric(value, at.prompt, stack.layers[at.layer]), at)
+            owner = at.prompt if owns(at.stack, at.prompt) else None
+            keep(metric(value, owner, stack.layers[at.layer]), at)
 
         return place_hooks(self.stacks, Hook(metric.site, measure, chosen, stack.name), self.name)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.batches import Batch
-from interp.metrics import METRICS, Metric
+from interp.metrics import METRICS, Metric, owns
 from interp.metrics.residual import is_massive
 from interp.metrics.value_drain import output_weight, over_others
 from interp.model import Model
@@ -218,6 +218,5 @@ def _visual_sinks(phi: Tensor, prompt: Prompt, own: SinkDims, first: int) -> dic
 
 
 def _names(prompt: Prompt, tower: Stack, row: int, count: int) -> list[str]:
-    own = tower.name in ("text", "encoder") or (tower.name == "vision" and prompt.ids is None)
-    tokens = prompt.tokens[row] if own else []
+    tokens = prompt.tokens[row] if owns(tower.name, prompt) else []
     return tokens if len(tokens) == count else [str(position) for position in range(count)]

@@ -220,9 +220,16 @@ class SiteMetric(Metric):
         return self.read(value.detach().float(), mask, layer)
 
 
+def owns(stack: str, prompt: "Prompt | None") -> bool:
+    """Whether the stack's positions are the prompt's; "" stands for a stored value, taken to be so."""
+    if prompt is None:
+        return False
+    return stack in ("", "text", "encoder") or (stack == "vision" and prompt.ids is None)
+
+
 def check_owner(name: str, stack: str, prompt: "Prompt") -> None:
     """Refuse a stack whose positions are not the prompt's."""
-    if stack in ("", "text", "encoder") or (stack == "vision" and prompt.ids is None):
+    if owns(stack, prompt):
         return
     raise ValueError(
         f"{name} reads the prompt's own positions, and the {stack} stack has others; ask it of the "

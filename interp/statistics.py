@@ -1,0 +1,52 @@
+"""Numbers about numbers: chances, distances and overlaps that analyses report."""
+
+import math
+from collections.abc import Collection, Hashable
+
+import torch
+from torch import Tensor
+
+# The hard-concrete gate of Voita et al. 2019: a sigmoid at this temperature, stretched to these ends.
+TEMPERATURE, ENDS = 0.33, (-0.1, 1.1)
+
+
+def pass_at_k(count: int, right: int, k: int) -> float:
+    """The chance that one of k answers is right, when `right` of `count` drawn ones were; unbiased."""
+    if not 0 <= right <= count or not 1 <= k <= count:
+        raise ValueError(
+            f"pass_at_k(count={count}, right={right}, k={k}): of `count` answers `right` are right, "
+            "and k of them are taken: 0 <= right <= count and 1 <= k <= count."
+        )
+    return 1.0 - math.comb(count - right, k) / math.comb(count, k)
+
+
+def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
+    """Divergence of distributions along the last axis, in nats: 0 if equal, ln 2 if apart."""
+    for given in (first, second):
+        whole = given.sum(-1)
+        if bool((given < 0).any()) or not torch.allclose(whole, torch.ones_like(whole), atol=1e-4):
+            raise ValueError("jensen_shannon takes distributions: no number below 0, a sum of 1.")
+    middle = (first + second) / 2
+    apart = (
+        torch.special.entr(middle) - (torch.special.entr(first) + torch.special.entr(second)) / 2
+    )
+    return apart.sum(-1).clamp_min(0)
+
+
+def jaccard(first: Collection[Hashable], second: Collection[Hashable]) -> float:
+    """How much of two sets' union they share: 1 if equal (two empty ones too), 0 if disjoint."""
+    one, other = set(first), set(second)
+    return len(one & other) / len(one | other) if one | other else 1.0
+
+
+def open_probability(
+    logit: Tensor, temperature: float = TEMPERATURE, ends: tuple[float, float] = ENDS
+) -> Tensor:
+    """The chance that a hard-concrete gate is not shut: what its L0 penalty sums."""
+    low, high = ends
+    if not low < 0 < high or temperature <= 0:
+        raise ValueError(
+            f"temperature={temperature}, ends={ends}: the temperature is above 0, and the gate is "
+            "stretched to both sides of 0."
+        )
+    return torch.sigmoid(logit - temperature * math.log(-low / high))
