@@ -64,7 +64,7 @@ def _given(model: "Model", prompt: Prompt, answer: Any) -> Tensor:
         if model.tokenizer is None:
             raise ValueError("an answer in words is read by a tokenizer, and this model has none.")
         ids = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        answer = torch.tensor([ids] * len(prompt))
+        answer = torch.tensor([ids] * len(prompt), dtype=torch.long)
     answer = torch.as_tensor(answer)
     if answer.ndim != 2 or len(answer) != len(prompt) or answer.is_floating_point():
         raise ValueError(

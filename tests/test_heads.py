@@ -208,7 +208,7 @@ def test_without_a_task_and_without_a_tokenizer():
     assert "4 rows of 126, said twice, after nothing. The model's 256 positions" in text
     assert "There are 125 words" in text and "No task was given" in text
     assert {"previous", "sink", "span", "copying"} <= set(result.table)
-    assert "at a smaller length=" in text
+    assert "shows it at length=None" in text
     both = heads(interp.wrap(FAMILIES["bert"].model()), length=10, samples=0)
     assert "copying was left out" in " ".join(both.notes) and "both ways" in " ".join(both.notes)
 
@@ -304,3 +304,15 @@ def test_refusals():
         heads(interp.wrap(FAMILIES["blip-2"].model()))
     with pytest.raises(ValueError, match="Stacks that can be asked: encoder"):
         heads(interp.wrap(FAMILIES["t5"].model()), stack="cross")
+
+
+def test_without_a_length_the_longest_that_the_model_repeats_is_taken():
+    result = heads(interp.load("demo-lm"), weights=False)
+    assert "Random words: 4 rows of 20, said twice, after <bos>." in result.notes
+    scores = result.table.set_index(["layer", "head"])
+    assert scores.loc[(0, 0), "previous"] > 0.8
+    found = scores.index[scores["induction"] > 0.4].tolist()
+    assert found == [(2, 0), (2, 2), (3, 4), (3, 5), (3, 6), (3, 7)]
+    early = heads(interp.load("demo-lm-before-induction"), weights=False)
+    assert early.table["induction"].max() < 0.4
+    assert any("No length down to 10 did better than half" in note for note in early.notes)

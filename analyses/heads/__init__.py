@@ -39,7 +39,7 @@ def heads(
     model: "Model",
     task: Any = None,
     *,
-    length: int = 50,
+    length: int | None = None,
     rows: int = 4,
     seed: int = 0,
     strong: float = 0.5,
@@ -57,15 +57,16 @@ def heads(
 ) -> Result:
     """A row for each head: its scores, its `type`, and all the labels that it earned (`types`).
 
-    Of `rows` rows of `length` random words, said twice: `previous`, `duplicate`, `induction`, mean attention
-    to the place that counts. Of the task's texts: the same by matching tokens (`.._text`); `sink`, attention
-    to the first position over the queries that see it; `span`, mean distance without the first position;
-    `confidence`; `positional`, the share of tokens whose peak is at the best of `offsets`. At the last
-    position: `answer`, attention to earlier places of a right answer's first token; `image`, attention to
-    the image; `vhd`, |z with the image less z without it| (`vhd_kept`: 0 where both it and z without the
-    image stand out in the layer). `retrieval`: in greedy answers of up to `tokens` tokens, over the needle:
-    the span that `needle` names, or the answer inside the shortest span that holds it. Of the weights:
-    `copying` (eigenvalues of OV), `name_copy` and `negative_copy` (shares among the first five).
+    Of `rows` rows of `length` random words, said twice (None: 50, or the longest of 40, 30, 20, 10 that
+    the model itself repeats): `previous`, `duplicate`, `induction`, mean attention to the place that
+    counts. Of the task's texts: the same by matching tokens (`.._text`); `sink`, attention to the first
+    position over the queries that see it; `span`, mean distance without the first position; `confidence`;
+    `positional`, the share of tokens whose peak is at the best of `offsets`. At the last position:
+    `answer`, attention to earlier places of a right answer's first token; `image`, attention to the
+    image; `vhd`, |z with the image less z without it| (`vhd_kept`: 0 where both it and z without the
+    image stand out in the layer). `retrieval`: in greedy answers of up to `tokens` tokens, over the
+    needle: the span that `needle` names, or the answer inside the shortest span that holds it. Of the
+    weights: `copying` (eigenvalues of OV), `name_copy` and `negative_copy` (shares among the first five).
 
     A score above `strong` or `weak` earns a label; a sink is above `epsilon`; local and global are the
     lowest and highest `quantile` of heads by span. `type` is the strongest label of what a head does, else
@@ -76,7 +77,8 @@ def heads(
     patches, `nearer` (how far above even attention that is), `to_class`, `class_to_image`, and the table
     `profile` by hops.
     """
-    sizes = {"length": length, "rows": rows, "batch": batch, "tokens": tokens, "samples": samples}
+    sizes = {"rows": rows, "batch": batch, "tokens": tokens, "samples": samples}
+    sizes |= {} if length is None else {"length": length}
     _check(sizes | {"pairs": pairs}, strong, weak, quantile, offsets)
     tower = _tower(model, stack)
     asked = Asked(model, tower, sorted(choose_layers(tower, None, "pattern")), task, batch)
