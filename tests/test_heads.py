@@ -15,6 +15,7 @@ from interp import Hook, Result, Task
 from interp.families import FAMILIES
 from interp.metrics import METRICS
 from interp.task import Record
+from tests.planted import PREVIOUS, SINK, planted_ids, planted_model
 
 heads = ANALYSES["heads"]
 
@@ -316,3 +317,16 @@ def test_without_a_length_the_longest_that_the_model_repeats_is_taken():
     early = heads(interp.load("demo-lm-before-induction"), weights=False)
     assert early.table["induction"].max() < 0.4
     assert any("No length down to 10 did better than half" in note for note in early.notes)
+
+
+def test_planted_heads_are_named_and_no_other_is():
+    model = interp.wrap(planted_model())
+    table = heads(model, model.encode(planted_ids()), length=20).table
+    table = table.set_index(["layer", "head"])
+    assert table.loc[PREVIOUS, "type"] == "previous token" and table.loc[SINK, "type"] == "sink"
+    others = table.drop(index=[PREVIOUS, SINK])
+    assert set(others["type"]) <= {
+        "other",
+        "local",
+        "global",
+    }  # shares of all heads, whatever they do
