@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m interp.demo demo/report.html
+	$(BIN)/python -m app.demo demo/report.html
 
 test: lint types tests
 

@@ -19,7 +19,6 @@ LAYERS = [
     ["model", "points", "faults"],
     ["batches", "loading", "making", "plots", "propagation", "sink_dims", "weights"],
     ["backcopy", "dormancy", "responses", "sink_reading"],
-    ["demo"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "interp").rglob("*.py"))

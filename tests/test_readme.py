@@ -13,9 +13,10 @@ def test_tables_are_current():
     assert filled(TEXT) == TEXT, "the README is out of date: python -m docs.readme"
 
 
-def test_every_snippet_runs():
+def test_every_snippet_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one of them saves a result
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(snippets) == 6
+    assert len(snippets) == 7
     # The image's snippet comes second, and leaves its own prompt behind.
     snippets[1], snippets[0] = snippets[0], snippets[1]
     names = {"interp": interp}
@@ -24,6 +25,7 @@ def test_every_snippet_runs():
     assert names["trace"]["received", 2].shape[:2] == (1, 8)
     assert names["prompt"].where("S2").sum() == 8
     assert type(names["model"]) is interp.Model
+    assert type(names["result"]) is interp.Result and (tmp_path / "runs" / "sinks").is_dir()
 
 
 def test_commands_and_counts():
@@ -38,10 +40,11 @@ def test_commands_and_counts():
 
 
 def test_demo_writes_a_report(tmp_path):
-    from interp.demo import report
+    from app.demo import report
 
     said = report(tmp_path / "deep" / "report.html")
     page = (tmp_path / "deep" / "report.html").read_text(encoding="utf-8")
     assert "40 of 40 sites can be read, 40 changed" in said
-    assert page.count("plotly-graph-div") == 4 and "which is right" in page
+    assert "sinks: facts, text stack: " in said and "flow: " in said
+    assert page.count("plotly-graph-div") == 7 and "which is right" in page
     assert "cdn" not in page[:2000] and "<script src=" not in page

@@ -1,4 +1,4 @@
-"""`python -m interp.demo OUT.html`: ask the shipped models, look inside, write what was seen."""
+"""`python -m app.demo OUT.html`: ask the shipped models, look inside, write what was seen."""
 
 import sys
 import time
@@ -13,10 +13,11 @@ def report(path: Path) -> str:
     started = time.process_time()
     text, said = _language()
     vision, answered = _vision()
+    asked, found = _analyses()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page([*text, *vision]), encoding="utf-8")
+    path.write_text(_page([*text, *vision, *asked]), encoding="utf-8")
     return (
-        f"{said}\n{answered}\n"
+        f"{said}\n{answered}\n{found}\n"
         f"Open it in a browser: {path} ({time.process_time() - started:.1f} s of CPU)"
     )
 
@@ -87,6 +88,33 @@ def _vision() -> tuple[list[Any], str]:
     return parts, f"{model}\n{record.prompt} {answer.strip()}"
 
 
+def _analyses() -> tuple[list[Any], str]:
+    """What three analyses say of the two models, in figures and in sentences."""
+    import interp
+    from analyses import ANALYSES
+
+    language, vision = interp.load("demo-lm"), interp.load("demo-vlm")
+    task = interp.Task.load
+    who = task("open_book", count=10, kind="who", sentences=8)
+    results = [
+        ANALYSES["heads"](language, task("ioi", count=10), pairs=0),
+        ANALYSES["sinks"](language, {"facts": task("facts", count=10), "who": who}),
+        ANALYSES["flow"](vision, task("colour", count=10), methods=["rollout", "chefer", "lrp"]),
+    ]
+    parts: list[Any] = ["<h2>What the analyses say</h2>"]
+    for result in results:
+        notes = "".join(f"<li>{_escaped(note)}</li>" for note in result.notes)
+        parts += [f"<h3>{result.analysis}</h3>", result.figure(), f"<ul>{notes}</ul>"]
+    kinds = results[0].table["type"].value_counts()
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    judged = next(note for note in results[2].notes if note.startswith("Deletion"))
+    return parts, f"heads: {said}\nsinks: {results[1].notes[0]}\nflow: {judged}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
 def _unusual(record: Any) -> bool:
     """A colour that the shape mostly does not have: it has to be seen, not guessed."""
     from interp.tasks.scene import USUAL_COLOUR
@@ -121,7 +149,7 @@ def _page(parts: list[Any]) -> str:
         for part in parts
     )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>interp: a first look</title>
-<style>body{{font:15px/1.5 Inter,Helvetica,Arial,sans-serif;color:#1f2933;max-width:1000px;
+<style>body{{font:15px/1.5 Inter,Helvetica,Arial,sans-serif;color:#1f2933;max-width:1240px;
 margin:2rem auto;padding:0 1rem}}td,th{{text-align:left;padding:.3rem .8rem .3rem 0;
 border-bottom:1px solid #d9e2ec;vertical-align:top}}</style>
 <h1>A first look</h1>

@@ -1,0 +1,206 @@
+"""`python -m docs.analyses`: ask the shipped models every analysis, and write down what was found.
+
+About ten minutes on one core; `python -m docs.analyses sinks flow` does some. Each result is kept in the
+folder given by --runs, and a page is put together from those that are there.
+"""
+
+import argparse
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import interp
+from analyses import ANALYSES
+from interp import Result, Task
+
+PAGE = Path(__file__).parent / "analyses.md"
+HEAD = """# Analyses
+
+What each analysis asks, and what it found on the models that come along. Written by `python -m docs.analyses`: every
+number and sentence below a heading is the result's own. All tasks are from held-out test splits.
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One analysis of one model, and what of its tables to show."""
+
+    name: str
+    call: str  # as a reader would type it
+    run: Callable[[], Result]
+    shown: Callable[[Result], Any]
+
+
+def _sinks(model: str, fault: str | None = None, **domains: dict[str, Any]) -> Callable[[], Result]:
+    def run() -> Result:
+        task = {
+            name: Task.load(**{"source": name, "count": 40, **own}) for name, own in domains.items()
+        }
+        return ANALYSES["sinks"](interp.load(model, fault=fault), task)
+
+    return run
+
+
+def _resting(result: Result) -> Any:
+    rest = result.tables["rest"].dropna(subset="effect")
+    columns = [
+        "domain",
+        "layer",
+        "head",
+        "label",
+        "alpha_first",
+        "effect",
+        "low",
+        "high",
+        "confirmed",
+    ]
+    heads = rest.groupby(["layer", "head"])["effect"].transform(lambda one: one.abs().max())
+    return rest[heads > 0.05][columns].sort_values(["layer", "head", "domain"])
+
+
+def _visual(result: Result) -> Any:
+    table = result.table[result.table["stack"] == "text"]
+    columns = ["alpha_first", "hidden_mass", "visual_sink", "visual_rest"]
+    return table.groupby("layer", as_index=False)[columns].mean()
+
+
+def _of(
+    name: str,
+    model: str | None,
+    task: str | None = None,
+    settings: dict[str, Any] | None = None,
+    **own: Any,
+) -> Callable[[], Result]:
+    """An analysis under settings, of a model on a task with its own."""
+
+    def run() -> Result:
+        loaded = None if model is None else interp.load(model)
+        asked = None if task is None else Task.load(task, **{"count": 20, **own})
+        return ANALYSES[name](loaded, asked, **(settings or {}))
+
+    return run
+
+
+def _types(result: Result) -> Any:
+    """Heads that do something, strongest types first."""
+    columns = [
+        name
+        for name in ("layer", "head", "types", "previous", "induction", "sink", "answer", "image", "vhd",
+                     "nearer", "name_copy", "copying")
+        if name in result.table
+    ]  # fmt: skip
+    plain = {"other", "local", "global", "local (weak)", "global (weak)"}
+    return result.table[~result.table["type"].isin(plain)][columns]
+
+
+def _overall(result: Result) -> Any:
+    columns = ["statistic", "observed", "random", "low", "high", "lift", "density", "tokens"]
+    return result.table[result.table["depth"] == "all"][columns]
+
+
+def _areas(result: Result) -> Any:
+    """Methods by curve: the area, and whether it beats chance."""
+    table = result.table.copy()
+    table["area"] = [f"{auc:.3f}{'*' if beats is True else ''}" for auc, beats in
+                     zip(table["auc"], table["beats"], strict=True)]  # fmt: skip
+    return table.pivot(index="method", columns="curve", values="area").reset_index()
+
+
+def _trajectory(result: Result) -> Any:
+    return result.table
+
+
+ASKED = (
+    Asked(
+        "sinks",
+        'sinks(demo_lm, {"facts": ..., "ioi": ..., "objects": ..., "who": ...})',
+        _sinks("demo-lm", facts={}, ioi={}, objects={"source": "colored_objects", "shots": 0},
+               who={"source": "open_book", "kind": "who", "sentences": 8}),
+        _resting,
+    ),
+    Asked("sinks", "sinks(demo_vlm, colour)", _sinks("demo-vlm", colour={}), _visual),
+    Asked(
+        "sinks",
+        'sinks(interp.load("demo-vlm", fault="parked-on-sinks"), colour)',
+        _sinks("demo-vlm", "parked-on-sinks", colour={}),
+        _visual,
+    ),
+    Asked("heads", "heads(demo_lm, ioi)", _of("heads", "demo-lm", "ioi"), _types),
+    Asked("heads", "heads(demo_vlm, colour)", _of("heads", "demo-vlm", "colour"), _types),
+    Asked(
+        "rhythm",
+        "rhythm(demo_lm, open_book, min_new_tokens=60, max_new_tokens=60)",
+        _of("rhythm", "demo-lm", "open_book", {"min_new_tokens": 60, "max_new_tokens": 60}, count=70,
+            sentences=6),
+        _overall,
+    ),
+    Asked(
+        "rhythm",
+        "rhythm(demo_lm, ioi, min_new_tokens=60, max_new_tokens=60)",
+        _of("rhythm", "demo-lm", "ioi", {"min_new_tokens": 60, "max_new_tokens": 60}, count=70),
+        _overall,
+    ),
+    Asked("flow", "flow(demo_lm, colored_objects)", _of("flow", "demo-lm", "colored_objects", shots=0),
+          _areas),
+    Asked("flow", "flow(demo_vit, digits, limit=65)", _of("flow", "demo-vit", "digits", {"limit": 65}),
+          _areas),
+    Asked("flow", "flow(demo_vlm, colour)", _of("flow", "demo-vlm", "colour"), _areas),
+    Asked(
+        "bigram_backcopy",
+        "bigram_backcopy()",
+        _of("bigram_backcopy", None, settings={"progress": False}),
+        _trajectory,
+    ),
+)  # fmt: skip
+
+
+def markdown(table: Any) -> str:
+    """A table as GitHub shows it; numbers to three digits."""
+    rows = [list(table.columns), ["---"] * len(table.columns)]
+    rows += [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def section(asked: Asked, result: Result) -> str:
+    notes = "\n".join(f"* {note}" for note in result.notes).replace("<", "&lt;")
+    made = f"{result.made['seconds']:.0f} s on one core"
+    return f"`{asked.call}`, {made}:\n\n{markdown(asked.shown(result))}\n\n{notes}\n"
+
+
+def page(found: list[tuple[Asked, Result]]) -> str:
+    parts = [HEAD]
+    for name in dict.fromkeys(asked.name for asked, _ in found):
+        first = " ".join((inspect.getdoc(ANALYSES[name]) or "").split("\n\n")[0].split())
+        parts.append(f"## {name}\n\n{first}\n")
+        parts += [section(asked, result) for asked, result in found if asked.name == name]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="analyses to ask again; none: all")
+    parser.add_argument("--runs", default="runs/docs", help="where results are kept")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    found = []
+    for number, asked in enumerate(ASKED):
+        path = Path(given.runs) / f"{number}-{asked.name}"
+        if not given.names or asked.name in given.names:
+            asked.run().save(path)
+            print(f"{asked.name}: {asked.call}", flush=True)
+        if path.exists():
+            found.append((asked, Result.load(path)))
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
