@@ -34,7 +34,7 @@ class Rules:
         """
         size = alpha.shape[-1]
         relative = isinstance(self.hidden, str) or not causal
-        found = alpha > (5 / size if relative else self.hidden)
+        found = alpha > (5 / size if relative else float(self.hidden))
         found &= alpha * self.rows(size, causal) >= self.least_received
         found[..., 0] = False
         if causal and self.least_rows > 1:
