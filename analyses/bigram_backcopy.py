@@ -28,8 +28,8 @@ RATES = {"adamw": 1e-3, "sgd": 0.03}
 
 @analysis
 def bigram_backcopy(
-    model: None = None,
-    task: None = None,
+    model: Any = None,
+    task: Any = None,
     *,
     steps: int = 2000,
     every: int = 250,
@@ -45,7 +45,9 @@ def bigram_backcopy(
     device: str = "cpu",
     progress: bool = True,
 ) -> Result:
-    """Trains its own model, and measures it at step 0, every `every` steps, and at the last.
+    """Trains a small model of its own, and measures it at step 0, every `every` steps, and at the last.
+
+    It draws its own data, too: a model or task that is given plays no part, which a note then says.
 
     Attention, of the layer that copies (`layers` has all): `sink` is the weight on <s> where the
     query is no trigger, `trigger_sink` where it is one, `previous` what triggers give the position
@@ -58,12 +60,6 @@ def bigram_backcopy(
     Tables: `layers`, `gaps` (by kind of token), `interventions`, `sample` (tokens of the tensor
     "sample", an attention map [query, key]). Tensors "weights.*" are the trained `Network`'s.
     """
-    if model is not None or task is not None:
-        raise ValueError(
-            "bigram_backcopy watches a small model of its own while it learns data of its own, so "
-            f"it takes no model and no task; it was given {_given(model, task)}. "
-            "Call it with settings alone: ANALYSES['bigram_backcopy'](steps=1000)."
-        )
     sizes = {"every": every, "width": width, "batch": batch, "layers": layers}
     _check(sizes | {"steps": steps, "length": length}, optimizer, attention)
     if learning_rate is None:
@@ -81,7 +77,13 @@ def bigram_backcopy(
             rows += _logged(network, chain, held_out, step)
         if step < steps:
             _learn(network, descent, chain.sample(batch, length + 1, chance).to(device))
-    return _result(network, chain, held_out, rows, learning_rate)
+    result = _result(network, chain, held_out, rows, learning_rate)
+    if model is not None or task is not None:
+        result.notes.insert(
+            0, f"Its model and its data are its own: {_given(model, task)} played no part."
+        )
+        result.made |= {"model": None, "weights": None, "task": None, "task digest": None}
+    return result
 
 
 def _given(model: Any, task: Any) -> str:

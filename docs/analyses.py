@@ -20,7 +20,7 @@ from interp import Result, Task
 PAGE = Path(__file__).parent / "analyses.md"
 HEAD = """# Analyses
 
-What each analysis asks, and what it found on the models that come along. Written by `python -m docs.analyses`:
+What each analysis asks, and what it found on the models that come along. Made by `python -m docs.analyses`:
 every number and sentence below a heading is the result's own. All tasks are from held-out test splits.
 """
 

@@ -277,8 +277,6 @@ def test_labels_keep_their_distance():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": "demo-lm"}, r"takes no model and no task; it was given a model \('demo-lm'\)"),
-        ({"task": "facts"}, r"a task \('facts'\)\. Call it with settings alone"),
         ({"triggers": 65}, "triggers=65: of 65 characters .* so 1 to 64"),
         ({"triggers": 0}, "triggers=0"),
         ({"every": 0}, "every=0: at least 1"),
@@ -296,3 +294,13 @@ def test_refusals(given, message):
 def test_training_that_runs_away_says_so():
     with pytest.raises(FloatingPointError, match="smaller learning_rate"):
         ask(**SMALL | {"steps": 40}, optimizer="sgd", learning_rate=1e9)
+
+
+def test_a_model_and_a_task_that_are_given_play_no_part():
+    import interp
+
+    model, task = interp.load("demo-lm"), interp.Task.load("facts", count=1)
+    small = {"steps": 1, "batch": 2, "width": 8, "length": 16, "progress": False}
+    alone, given = bigram_backcopy(**small), bigram_backcopy(model, task, **small)
+    assert given.table.equals(alone.table) and given.made["model"] is None
+    assert "played no part" in given.notes[0] and "a task (Task(facts: 1 records" in given.notes[0]
