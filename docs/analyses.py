@@ -172,7 +172,7 @@ def _cell(value: Any) -> str:
 
 def section(asked: Asked, result: Result) -> str:
     notes = "\n".join(f"* {note}" for note in result.notes).replace("<", "&lt;")
-    made = f"{result.made['seconds']:.0f} s on one core"
+    made = f"{result.made['seconds']:.1f} s on one core"
     return f"`{asked.call}`, {made}:\n\n{markdown(asked.shown(result))}\n\n{notes}\n"
 
 

@@ -301,6 +301,7 @@ def test_a_model_and_a_task_that_are_given_play_no_part():
 
     model, task = interp.load("demo-lm"), interp.Task.load("facts", count=1)
     small = {"steps": 1, "batch": 2, "width": 8, "length": 16, "progress": False}
-    alone, given = bigram_backcopy(**small), bigram_backcopy(model, task, **small)
+    run = ANALYSES["bigram_backcopy"]
+    alone, given = run(**small), run(model, task, **small)
     assert given.table.equals(alone.table) and given.made["model"] is None
     assert "played no part" in given.notes[0] and "a task (Task(facts: 1 records" in given.notes[0]

@@ -21,6 +21,7 @@ from interp.weights import name_copy
 if TYPE_CHECKING:
     from interp.model import Model
 
+HAYSTACK = 200  # tokens below which a text hides nothing
 RECALL = 0.5  # how much of the needle an answer must say before it counts (Wu et al. 2024)
 
 
@@ -142,9 +143,10 @@ def retrieval(asked: Asked, needle: str | None, tokens: int) -> None:
         )
         return
     said = {id(record): found for record, found in known}
-    means, counted = Means(), 0
+    means, counted, longest = Means(), 0, 0
     for part in asked.batches(replace(task, records=tuple(record for record, _ in known))):
         prompt = part.prompt
+        longest = max(longest, prompt.length)
         own = prompt.said or [[] for _ in part.records]
         prompt.said = [
             [*old, said[id(record)]] for old, record in zip(own, part.records, strict=True)
@@ -152,18 +154,17 @@ def retrieval(asked: Asked, needle: str | None, tokens: int) -> None:
         whole = _first_line(respond(model, prompt, max_new_tokens=tokens))
         told = _told(whole, [said[id(record)].text for record in part.records])
         counted += int(told.sum())
-        means.add(
-            {
-                "retrieval": asked.keep(whole, {"retrieval": METRICS["retrieval"]()})["retrieval"][
-                    told
-                ]
-            }
-        )
+        found = asked.keep(whole, {"retrieval": METRICS["retrieval"]()})["retrieval"]
+        means.add({"retrieval": found[told]})
     asked.columns |= means.means()
     asked.notes.append(
         f"Retrieval is over the {counted} of {len(known)} answers that say what was to be found"
         + ("." if counted else ", so there is no score.")
     )
+    if counted and longest < HAYSTACK:
+        asked.notes.append(
+            f"Texts of {longest} tokens are no haystack: a head that looks at all names is credited too."
+        )
 
 
 def _needle(record: Record, name: str | None) -> Said | None:
