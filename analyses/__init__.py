@@ -9,14 +9,48 @@ An analysis decides nothing about files or pages: it returns a `Result`, and rea
 import functools
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from interp.live import LIVE
 from interp.making import making
+from interp.model import Model
 from interp.registry import Registry, unknown
 from interp.result import Result
 
 ANALYSES: Registry[Callable[..., Result]] = Registry("analysis", "analyses")
+
+
+def _check_call(name: str, model: Any, task: Any, more: tuple, settings: list[str]) -> None:
+    """What is often given by mistake, said before anything runs."""
+    if more:
+        raise TypeError(
+            f"{name}(model, task) takes settings by name, such as {settings[0]}={more[0]!r}."
+        )
+    if isinstance(task, Model):
+        raise TypeError(f"model and task are swapped: {name}(model, task).")
+    if model is not None and not isinstance(model, Model):
+        hint = (
+            "interp.load(name or folder)"
+            if isinstance(model, str)
+            else "interp.wrap(hf, tokenizer)"
+        )
+        raise TypeError(f"{name} takes an interp model, not {type(model).__name__}: {hint}.")
+
+
+@contextmanager
+def _in_eval(model: Any) -> Iterator[bool]:
+    """Without dropout, whatever mode the model is in; every module gets its own mode back."""
+    modules = list(model.hf.modules()) if hasattr(model, "hf") else []
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield bool(training)
+    finally:
+        for module in training:
+            module.training = True
 
 
 def analysis(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -25,12 +59,20 @@ def analysis(function: Callable[..., Result]) -> Callable[..., Result]:
     settings = [name for name, one in signature.parameters.items() if one.kind is one.KEYWORD_ONLY]
 
     @functools.wraps(function)
-    def run(model: Any = None, task: Any = None, **given: Any) -> Result:
+    def run(model: Any = None, task: Any = None, *more: Any, **given: Any) -> Result:
+        _check_call(function.__name__, model, task, more, settings)
         for name in given:
             if name not in settings:
                 raise TypeError(unknown(f"setting of {function.__name__}", name, settings))
         started = time.perf_counter()
-        result = function(model, task, **given)
+        with _in_eval(model) as was_training:
+            result = function(model, task, **given)
+        if was_training:
+            result.notes.append("The model was in training mode; it was measured in eval mode.")
+        if any(session.named() for session in LIVE.get()):
+            result.notes.append(
+                "Asked inside model.using(...): what is live there is part of these numbers (but of weights)."
+            )
         chosen = {name: given.get(name, signature.parameters[name].default) for name in settings}
         seconds = time.perf_counter() - started
         result.made = making(model, task, chosen, seconds) | result.made

@@ -6,8 +6,8 @@ from typing import Any
 import pandas
 
 from analyses import analysis
-from interp.batches import as_task, batches
-from interp.dormancy import HARMLESS, rest_table
+from interp.batches import Batch, as_task, batches
+from interp.dormancy import HARMLESS, all_answered, rest_table
 from interp.model import Model
 from interp.prompt import Prompt
 from interp.result import Result
@@ -46,8 +46,22 @@ def sinks(
     `dims` are sink dimensions of the residual stream; without them they are looked for (`tau` as in
     interp.sink_dims). Visual sinks are image tokens whose phi reaches tau in layers from `visual_from`.
     `ablate` silences the heads that rest somewhere ("candidates"), "all" heads or "none".
+
+    The table has a row for each domain, stack and head, means over texts: `alpha_first`, attention to the
+    first position over the queries that see it; `sink`, the share of texts where that is above epsilon;
+    `hidden`, later sinks a text, and `hidden_mass`, attention on them; `entropy` (nats); `written`, the norm
+    of what the head adds to the stream; `drain_first`, |v W_O| of the first position over the mean of the
+    others; `visual_sink` and `visual_rest`, attention of the rows after the image on its sinks and on the
+    rest of it. Tables: `tokens` (of the first `shown` texts, by layer: `alpha` mean over heads, `heads` that
+    make a sink of it, `drain`, `peak`: norm over the largest other norm, `phi`), `massive` (largest
+    activations, `over_median`: |x| over the median), `profile` (mean alpha and Sink_k^eps by position, for
+    each length), `dims` (channels that were looked at), and `rest`: what silencing a head does to the loss
+    in nats (`effect`, 95 % interval over texts `low` to `high`); `confirmed` where that fits its label.
     """
     rules = Rules(epsilon, _threshold(hidden), least_rows, least_received)
+    for name, value in (("epsilon", epsilon), ("dormant", dormant), ("quiet", quiet)):
+        if not isinstance(value, (int, float)) or not 0 < value < 1:
+            raise ValueError(f"{name}={value!r} is a share, between 0 and 1.")
     if ablate not in ("candidates", "all", "none"):
         raise ValueError(f"ablate={ablate!r}: one of candidates, all, none.")
     grouped = {
@@ -58,28 +72,59 @@ def sinks(
         own = None
         if tower.name == "text" or tower.causal:
             prompts = [one.prompt for part in grouped.values() for one in part]
-            own = _dims(model, prompts, tower, dims, tau)
+            own = find_sink_dims(model, prompts, stack=tower.name, tau=tau, given=dims)
             found.tables["dims"] += _dims_rows(own, tower.name)
         for domain, part in grouped.items():
             for one in part:
                 found.read(domain, one, tower, own, visual_from)
-    table = pandas.DataFrame(found.head_rows()).sort_values(["domain", "stack", "layer", "head"])
+    table: Any = pandas.DataFrame(found.head_rows())
+    found.tables["profile"] = found.profile_rows()
     tables = {name: pandas.DataFrame(rows) for name, rows in found.tables.items() if rows}
-    main = next(iter(model.stacks))
-    if model.stacks[main].causal and main in found.layers:
-        means = {domain: found.means(domain, main) for domain in grouped}
-        if all("written" in one for one in means.values()):
-            limits = (dormant, quiet)
-            layers = found.layers[main]
-            tables["rest"] = rest_table(model, grouped, main, layers, means, limits, ablate)
+    rest = _rest(model, grouped, found, (dormant, quiet), ablate)
+    tables |= {} if rest is None else {"rest": rest}
+    notes += found.notes
     notes += _notes(table, tables, rules)
-    shortest = min(one.prompt.length for part in grouped.values() for one in part)
-    if rules.hidden != "relative" and 2 / shortest > float(rules.hidden):
+    lengths = [one.prompt.length for part in grouped.values() for one in part]
+    notes.append(
+        f"Texts have {min(lengths)} to {max(lengths)} positions; shares fall with length, so compare them at "
+        "one length (table profile)."
+    )
+    if rules.hidden != "relative" and 2 / min(lengths) > float(rules.hidden):
         notes.append(
-            f"Texts are as short as {shortest} tokens: uniform attention is near {1 / shortest:.2f}, and "
-            f"{rules.hidden:g} marks much as later sinks; hidden='relative' asks for 5 times uniform."
+            f"In {min(lengths)} tokens uniform attention is near {1 / min(lengths):.2f}: {rules.hidden:g} "
+            "marks much as later sinks; hidden='relative' asks for 5 times uniform."
         )
-    return Result("sinks", table.reset_index(drop=True), tables, notes=notes)
+    return Result("sinks", table, tables, notes=notes)
+
+
+def _rest(
+    model: Model,
+    grouped: dict[str, list[Batch]],
+    found: Found,
+    limits: tuple[float, float],
+    ablate: str,
+) -> Any:
+    """Resting heads of the stack that writes; without losses where the model has none to be read."""
+    main = next(iter(model.stacks))
+    if not model.stacks[main].causal or main not in found.layers:
+        return None
+    means = {domain: found.means(domain, main) for domain in grouped}
+    if not all("written" in one for one in means.values()):
+        return None
+    if ablate != "none" and (
+        model.kind not in ("text", "vlm") or not model.hf.get_output_embeddings()
+    ):
+        found.note(
+            f"{type(model.hf).__name__} does not go on from its prompt: no head was silenced."
+        )
+        ablate = "none"
+    mixed = [name for name, part in grouped.items() if not all_answered(part)
+             and any(record.answers for one in part for record in one.records)]  # fmt: skip
+    if mixed and ablate != "none":
+        found.note(
+            f"Not all records of {', '.join(mixed)} have answers: the loss is of their texts."
+        )
+    return rest_table(model, grouped, main, found.layers[main], means, limits, ablate)
 
 
 def _threshold(hidden: float | str) -> float | str:
@@ -121,16 +166,6 @@ def _towers(model: Model, stack: str | None, notes: list[str]) -> list[Stack]:
     return towers
 
 
-def _dims(
-    model: Model, prompts: list[Prompt], tower: Stack, dims: Sequence[int] | None, tau: float | None
-) -> SinkDims:
-    """The given sink dimensions, or what is found in the prompts."""
-    found = find_sink_dims(model, prompts, stack=tower.name, tau=tau)
-    if dims is None:
-        return found
-    return SinkDims(tuple(dims), found.candidates, found.sizes, found.tau, found.layers)
-
-
 def _dims_rows(own: SinkDims, stack: str) -> list[dict[str, Any]]:
     return [
         {
@@ -146,7 +181,7 @@ def _dims_rows(own: SinkDims, stack: str) -> list[dict[str, Any]]:
 
 def _notes(table: Any, tables: dict[str, Any], rules: Rules) -> list[str]:
     notes = []
-    for (domain, stack), part in table.groupby(["domain", "stack"]):
+    for (domain, stack), part in table.groupby(["domain", "stack"], sort=False):
         over = part[part["alpha_first"] > rules.epsilon]
         drained = int((over["drain_first"] < DRAINED).sum()) if "drain_first" in part else 0
         notes.append(
@@ -156,10 +191,10 @@ def _notes(table: Any, tables: dict[str, Any], rules: Rules) -> list[str]:
             f"{part['hidden_mass'].mean():.1%} of the attention."
         )
     if "dims" in tables:
-        own = tables["dims"][tables["dims"]["found"]]
-        listed = ", ".join(str(channel) for channel in own["channel"])
-        notes.append(f"Sink dimensions: {listed}." if listed else
-                     "Sink dimensions: none; no channel of the first token reaches tau.")  # fmt: skip
+        for stack, part in tables["dims"].groupby("stack", sort=False):
+            listed = ", ".join(str(channel) for channel in part.loc[part["found"], "channel"])
+            none = "none; no channel of the first token reaches tau"
+            notes.append(f"Sink dimensions of the {stack} stack: {listed or none}.")
     if "massive" in tables:
         own = tables["massive"]
         channels = sorted(set(own.loc[own["massive"], "channel"]))

@@ -33,9 +33,13 @@ def as_task(given: Any, who: str) -> Task:
     texts = [given] if isinstance(given, str) else given
     if isinstance(texts, (list, tuple)) and texts and all(isinstance(text, str) for text in texts):
         return Task("texts", tuple(Record(text) for text in texts))
+    kind = type(given).__name__
+    if isinstance(texts, (list, tuple)):
+        kinds = sorted({type(text).__name__ for text in texts})
+        kind = f"a {kind} of {' and '.join(kinds)}" if kinds else f"an empty {kind}"
     raise TypeError(
-        f"{who} takes a Task (interp.Task.load(name or file)), a text, a list of texts or a Prompt, not "
-        f"{type(given).__name__}."
+        f"{who} takes a Task (interp.Task.load(name or file)), a text, a list of texts or a Prompt "
+        f"(model.encode(ids), for token ids), not {kind}."
     )
 
 
@@ -45,16 +49,17 @@ def answered(record: Record) -> Record:
 
 
 def batches(model: "Model", given: Any, who: str, size: int = 16) -> Iterator[Batch]:
-    """Batches of at most `size` rows of one length. A `Prompt` without padding is one batch as it is."""
+    """Batches of at most `size` rows of one length. A `Prompt` is one batch, or row by row if padded."""
     if size < 1:
         raise ValueError(f"batch={size}: give at least 1.")
     if isinstance(given, Prompt):
-        if not bool(given.mask.all()):
-            raise ValueError(
-                f"{who} takes a Prompt whose rows have one length; this one is padded. Give the texts or a "
-                "Task, and rows are grouped by length."
-            )
-        yield Batch(given, tuple(Record(text) for text in given.text), tuple(range(len(given))))
+        if bool(given.mask.all()):
+            _check_length(given.length, who)
+            yield Batch(given, tuple(Record(text) for text in given.text), tuple(range(len(given))))
+            return
+        for number, row in enumerate(rows_of(model, given, who)):
+            _check_length(row.length, who)
+            yield Batch(row, (Record(row.text[0]),), (number,))
         return
     task = as_task(given, who)
     groups: dict[int, list[int]] = {}
@@ -62,8 +67,36 @@ def batches(model: "Model", given: Any, who: str, size: int = 16) -> Iterator[Ba
         lengths = task[start : start + size].encode(model).mask.sum(-1).tolist()
         for order, length in enumerate(lengths):
             groups.setdefault(length, []).append(start + order)
+    for length in groups:
+        _check_length(length, who)
     for numbers in groups.values():
         for start in range(0, len(numbers), size):
             chosen = tuple(numbers[start : start + size])
             records = tuple(task[number] for number in chosen)
             yield Batch(replace(task, records=records).encode(model), records, chosen)
+
+
+def rows_of(model: "Model", prompt: Prompt, who: str) -> list[Prompt]:
+    """A prompt's rows as prompts of their own, without padding; their spans kept."""
+    if len(prompt) == 1 and bool(prompt.mask.all()):
+        return [prompt]
+    beside = [name for name, each in prompt.inputs.items() if each.shape != prompt.mask.shape]
+    if beside or prompt.ids is None:
+        raise ValueError(
+            f"{who} takes a padded Prompt apart, which {', '.join(beside)} cannot be; give a Task, whose "
+            "records are grouped by length."
+        )
+    names = [name for name in prompt.names if name not in ("prompt", "first", "last")]
+    rows = []
+    for row, real in enumerate(prompt.mask):
+        inputs = {name: each[row, real][None] for name, each in prompt.inputs.items()}
+        rows.append(Prompt.from_inputs(model, inputs))
+        rows[-1].spans |= {name: prompt.where(name)[row, real][None] for name in names}
+    return rows
+
+
+def _check_length(length: int, who: str) -> None:
+    if length == 1:
+        raise ValueError(
+            f"{who} asks where positions look, and a text of one token has nowhere to look; leave it out."
+        )

@@ -41,7 +41,8 @@ class Credit:
     `share` of the tokens is chosen, rounded up, the earlier of equals first, and gains `amplify` - 1. An
     anchor is dominated if its WAAD is at most `waad_limit` (None: the response's median) and one of
     the `back` tokens before it changes WAAD by at least `change_limit` (None: the least change that
-    local credit chooses); `alpha` of its gain goes to the token that introduces it.
+    local credit chooses); `alpha` of its gain goes to the token that introduces it. Gains add up: a token
+    that is an anchor and introduces another has both, 1.75 with these settings. One response at a time.
     """
 
     share: float = 0.4

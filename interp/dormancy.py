@@ -28,25 +28,40 @@ class Effect:
     high: float
 
 
-def losses(model: "Model", batch: Batch, hooks: Sequence[Hook] = ()) -> Tensor:
-    """Each row's loss: of its right answer's first token, or of its own text where it has no answer."""
+def all_answered(batches: Sequence[Batch]) -> bool:
+    return all(record.answers for batch in batches for record in batch.records)
+
+
+def losses(
+    model: "Model", batch: Batch, hooks: Sequence[Hook] = (), answered: bool = True
+) -> Tensor:
+    """Each row's loss: of its right answer's first token, or (`answered=False`) of its own text.
+
+    Image tokens are nothing that is predicted, and are left out of a text's loss.
+    """
     prompt = batch.prompt
+    if model.kind not in ("text", "vlm") or model.hf.get_output_embeddings() is None:
+        raise ValueError(
+            f"{type(model.hf).__name__} does not go on from its prompt, so that it has no such loss."
+        )
     with torch.no_grad():
         logits = model.logits(prompt, hooks=hooks).float()
-    if all(record.answers for record in batch.records):
+    if answered:
         chances = last_logits(model, logits, prompt).log_softmax(-1)
         right = [
             answer_ids(model, prompt, row, one.answers[:1])[0]
             for row, one in enumerate(batch.records)
         ]
         return -chances[torch.arange(len(right)), torch.tensor(right, device=chances.device)].cpu()
-    if prompt.ids is None:
-        raise ValueError(
-            "a loss needs right answers, or a text to be predicted; these records have none."
-        )
+    assert prompt.ids is not None
     ids = prompt.ids.to(logits.device)
-    chances = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])
-    return -chances[..., 0].mean(-1).cpu()
+    kept = prompt.mask.to(ids.device)[:, 1:].float()
+    if "image" in prompt.names:
+        kept = kept * ~prompt.where("image").to(ids.device)[:, 1:]
+    if not bool((kept.sum(-1) > 0).all()):
+        raise ValueError("a text of one token has nothing to be predicted; give longer ones.")
+    chances = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    return (-(chances * kept).sum(-1) / kept.sum(-1)).cpu()
 
 
 def silence(stack: str, layer: int, head: int) -> Hook:
@@ -61,11 +76,12 @@ def effects(
     model: "Model", batches: Sequence[Batch], stack: str, heads: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], Effect]:
     """For each (layer, head) what silencing it does to the loss of these texts."""
-    plain = torch.cat([losses(model, batch) for batch in batches])
+    answered = all_answered(batches)
+    plain = torch.cat([losses(model, batch, (), answered) for batch in batches])
     found = {}
     for layer, head in heads:
         hook = silence(stack, layer, head)
-        change = torch.cat([losses(model, batch, [hook]) for batch in batches]) - plain
+        change = torch.cat([losses(model, batch, [hook], answered) for batch in batches]) - plain
         error = float(change.std() / len(change) ** 0.5) if len(change) > 1 else float("nan")
         mean = float(change.mean())
         found[layer, head] = Effect(mean, mean - NORMAL * error, mean + NORMAL * error)
@@ -108,8 +124,9 @@ def rest_table(
     table: Any = pandas.DataFrame(rows)
     resting = table[table["label"] != "active"] if ablate == "candidates" else table
     heads = sorted(set(zip(resting["layer"], resting["head"], strict=True)))
+    table[["effect", "low", "high"]] = float("nan")
     if ablate == "none" or not heads:
-        return table
+        return table.assign(confirmed=pandas.array([None] * len(table), dtype="boolean"))
     for domain, part in grouped.items():
         for (layer, head), effect in effects(model, part, stack, heads).items():
             own = (table["domain"] == domain) & (table["layer"] == layer) & (table["head"] == head)

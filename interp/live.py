@@ -96,6 +96,13 @@ class Session:
     used: bool = False  # the whole model ran while it was live
     closed: bool = False
 
+    def named(self) -> list[str]:
+        """What is live, in words: the sites of its hooks, and whether interventions plan more."""
+        hooks = [
+            f"{one.hook.name} at {one.hook.site} of the {one.stack} stack" for one in self.hooks
+        ]
+        return [*hooks, *(["interventions"] if self.plan is not None else [])]
+
     def placed(self, stack: str, layer: int, run: Run | None) -> Iterator[Placed]:
         planned = run.planned.get(id(self), []) if run is not None else []
         for hook in [*planned, *self.hooks]:

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from interp.live import LIVE
+from interp.live import version as version_of
+from interp.prompt import Prompt
 from interp.result import json_value
+from interp.task import Record, Task
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -36,6 +40,7 @@ def making(
         }
         found |= {"records": _count(task)}
     found["settings"] = json_value(settings)
+    found["using"] = [name for session in LIVE.get() for name in session.named()]
     found["versions"] = {package: version(package) for package in PACKAGES} | {
         "interp": _own_version()
     }
@@ -56,7 +61,11 @@ def begins(model: "Model") -> str | None:
 def weights_digest(hf: Any) -> str:
     """Names the weights by their content; kept while no weight is changed."""
     state = [(name, value) for name, value in sorted(hf.state_dict().items())]
-    stamp = tuple((name, value.data_ptr(), value._version) for name, value in state)
+    # Sums tell of changes that versions do not count, such as those of .data.
+    stamp = tuple(
+        (name, value.data_ptr(), version_of(value), float(value.sum(dtype=torch.float64)))
+        for name, value in state
+    )
     known = _DIGESTS.get(hf)
     if known is not None and known[0] == stamp:
         return known[1]
@@ -81,19 +90,29 @@ def digest(task: Any) -> str:
     """Equal for equal content."""
     if hasattr(task, "digest"):
         return task.digest
+    if isinstance(task, Record):
+        return Task("", (task,)).digest
     if isinstance(task, dict):
         return digest(list(task.values()))
     if isinstance(task, (list, tuple)):
         parts = [digest(part) for part in task]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
-    if hasattr(task, "inputs"):  # a prompt
-        content = b"".join(
-            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            for value in task.inputs.values()
-            if isinstance(value, torch.Tensor)
-        )
-        return hashlib.sha256(content).hexdigest()[:16]
+    if isinstance(task, Prompt):
+        return _of_prompt(task)
     return hashlib.sha256(repr(task).encode()).hexdigest()[:16]
+
+
+def _of_prompt(prompt: Prompt) -> str:
+    """Inputs with their names and shapes, and where spans lie."""
+    content = hashlib.sha256()
+    spans = {name: prompt.where(name) for name in prompt.names}
+    for name, value in {**prompt.inputs, **spans}.items():
+        content.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            plain = value.detach().cpu().contiguous()
+            content.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
+            content.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()[:16]
 
 
 def _made(task: Any) -> Any:
@@ -106,8 +125,8 @@ def _made(task: Any) -> Any:
 
 def _count(task: Any) -> Any:
     if isinstance(task, dict):
-        return {name: len(part) for name, part in task.items()}
-    return 1 if isinstance(task, str) else len(task)
+        return {name: _count(part) for name, part in task.items()}
+    return 1 if isinstance(task, (str, Record)) else len(task)
 
 
 def _own_version() -> str:

@@ -40,6 +40,9 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         for file in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
             importlib.import_module(f"{package.__name__}.{file.name}")
 
+    def __repr__(self) -> str:
+        return f"{self.noun}: {', '.join(self)}"
+
     def __getitem__(self, name: str) -> Entry:
         self._read_folder()
         try:

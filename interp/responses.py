@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.prompt import Prompt
+from interp.tokens import check_fit, check_ids
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -18,8 +19,8 @@ OWN = ("prompt", "first", "last")  # spans that every prompt has of itself
 def respond(model: "Model", prompt: Any, answer: Any = None, **generate: Any) -> Prompt:
     """The prompt continued by its answer, the span `response` marking it.
 
-    `answer` is a text, or ids [batch, position]; without one the model writes it, with `generate`'s
-    options. Rows that end early are padded behind their end token.
+    `answer` is a text, or ids [batch, position], taken as it is; without one the model writes it, with
+    `generate`'s options, and rows that end early are padded behind their end token.
     """
     prompt = prompt if isinstance(prompt, Prompt) else model.encode(prompt)
     if prompt.ids is None or model.config.is_encoder_decoder:
@@ -29,10 +30,11 @@ def respond(model: "Model", prompt: Any, answer: Any = None, **generate: Any) ->
         )
     added = _written(model, prompt, generate) if answer is None else _given(model, prompt, answer)
     if added.shape[1] == 0:
-        raise ValueError(
-            "the response is empty: the model ended at once. Ask for min_new_tokens=1."
-        )
-    real = _before_padding(model, added)
+        why = "ask for min_new_tokens=1" if answer is None else "give at least one token"
+        raise ValueError(f"the response is empty: {why}.")
+    check_ids(model, added.tolist())
+    check_fit(model, prompt.length + added.shape[1])
+    real = _before_padding(model, added) if answer is None else torch.ones_like(added).bool()
     inputs = {
         name: _longer(name, value, prompt, added, real) for name, value in prompt.inputs.items()
     }

@@ -1,7 +1,11 @@
 """What an analysis found: a tidy table, with how it was made inside."""
 
+import ctypes
 import json
+import math
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from interp.registry import unknown
+
 if TYPE_CHECKING:
     import pandas
     from plotly.graph_objects import Figure
 
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 FORMAT = 1
+SHOWN = 20  # rows in a notebook
 
 
 @dataclass(eq=False)
@@ -40,44 +47,59 @@ class Result:
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{_plain(note)}</li>" for note in self.notes)
-        return f"<p><b>{_plain(repr(self))}</b></p><ul>{notes}</ul>{self.table.head(20).to_html()}"
+        shown = self.table.head(SHOWN).to_html(index=False)
+        more = f" The first {SHOWN} of {len(self.table)} rows:" if len(self.table) > SHOWN else ""
+        tables = f" More in .tables: {', '.join(self.tables)}." if self.tables else ""
+        says = f"<p><b>{_plain(repr(self))}</b>{_plain(tables)} Drawn by .figure().{more}</p>"
+        return f"{says}{shown}<ul>{notes}</ul>"
 
     def figure(self, **settings: Any) -> "Figure":
         """The picture of it: `interp.plots.<analysis>(result)`."""
         from interp import plots
 
+        if self.analysis not in plots.RESULTS:
+            raise LookupError(unknown("figure of", self.analysis, list(plots.RESULTS)))
         return getattr(plots, self.analysis)(self, **settings)
 
     def save(self, path: str | Path) -> Path:
-        """Write a folder: parquet, safetensors and a JSON manifest; whole, or not at all."""
+        """Write a folder: parquet, safetensors and a JSON manifest; whole, or not at all.
+
+        An older result there is replaced in one step. A table's index is not kept.
+        """
         from safetensors.torch import save_file
 
-        path = Path(path)
-        if (
-            path.exists()
-            and not (path / MANIFEST).is_file()
-            and (path.is_file() or any(path.iterdir()))
-        ):
-            raise FileExistsError(
-                f"{str(path)!r} is there and is no result; save to another place."
-            )
+        path = Path(path).expanduser().resolve()
+        tables = self._named_tables()
+        _check_place(path)
+        manifest = {"format": FORMAT, "analysis": self.analysis, "tables": list(self.tables)}
+        manifest |= {"notes": json_value(self.notes), "made": json_value(self.made)}
         path.parent.mkdir(parents=True, exist_ok=True)
         written = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
-            for name, table in {"table": self.table, **self.tables}.items():
+            for name, table in tables.items():
                 table.to_parquet(written / f"{name}.parquet", index=False)
             if self.tensors:
+                # Copies: tensors that share memory are one to safetensors, and refused.
                 content = {
-                    name: value.detach().cpu().contiguous() for name, value in self.tensors.items()
+                    name: value.detach().cpu().contiguous().clone()
+                    for name, value in self.tensors.items()
                 }
                 save_file(content, written / TENSORS)
-            manifest = {"format": FORMAT, "analysis": self.analysis, "tables": list(self.tables)}
-            manifest |= {"notes": self.notes, "made": self.made}
             (written / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False))
+            written.chmod(0o777 & ~_umask())  # a temporary folder is its owner's alone
             _put(written, path)
         finally:
             shutil.rmtree(written, ignore_errors=True)
         return path
+
+    def _named_tables(self) -> dict[str, "pandas.DataFrame"]:
+        """Tables by the name of their file; a name that would be another file is refused."""
+        for name in self.tables:
+            if name == "table" or not name or name[0] == "." or set(name) & set("/\\"):
+                raise ValueError(
+                    f"a table cannot be saved as {name!r}: names are plain words, and 'table' is taken."
+                )
+        return {"table": self.table, **self.tables}
 
     @classmethod
     def load(cls, path: str | Path) -> "Result":
@@ -85,10 +107,10 @@ class Result:
         import pandas
         from safetensors.torch import load_file
 
-        path = Path(path)
-        if not (path / MANIFEST).is_file():
+        path = Path(path).expanduser()
+        if not _holds_result(path):
             raise FileNotFoundError(f"{str(path)!r} holds no {MANIFEST}, so it is no saved result.")
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = _manifest(path)
         if manifest.get("format") != FORMAT:
             raise ValueError(
                 f"{str(path)!r} has format {manifest.get('format')!r}; this version reads {FORMAT}."
@@ -108,15 +130,70 @@ class Result:
         )
 
 
+def _check_place(path: Path) -> None:
+    """Refuse to put a result where something else would go with what is replaced."""
+    if path.is_file() or (path.exists() and not _holds_result(path) and any(path.iterdir())):
+        raise FileExistsError(f"{str(path)!r} is there and is no result; save to another place.")
+    if path.exists() and _holds_result(path):
+        own = {MANIFEST, TENSORS, "table.parquet"}
+        own |= {f"{name}.parquet" for name in _manifest(path).get("tables", [])}
+        foreign = sorted({file.name for file in path.iterdir()} - own)
+        if foreign:
+            raise FileExistsError(
+                f"the result in {str(path)!r} would be replaced, and {', '.join(foreign)} with it; save to "
+                "another place, or move that."
+            )
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / MANIFEST).read_text())
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"the {MANIFEST} in {str(path)!r} is damaged: {problem}") from None
+
+
+def _holds_result(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def _umask() -> int:
+    """The process's mask of rights; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _put(written: Path, path: Path) -> None:
-    """Rename into place; an older result steps aside first, and goes only then."""
+    """Rename into place. Where something is there the two change places, in one step."""
     if not path.exists():
-        written.rename(path)
+        try:
+            written.rename(path)
+            return
+        except OSError:  # another process was first
+            if not path.exists():
+                raise
+    if _exchanged(written, path):
         return
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
     path.rename(old / "result")
-    written.rename(path)
-    shutil.rmtree(old)
+    try:
+        written.rename(path)
+    except OSError:
+        (old / "result").rename(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the system could let two folders change places (Linux can)."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename is None:
+        return False
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _plain(text: str) -> str:
@@ -131,6 +208,6 @@ def json_value(value: Any) -> Any:
         return [json_value(part) for part in value]
     if isinstance(value, Tensor) or hasattr(value, "tolist"):
         return json_value(value.tolist())
-    if isinstance(value, float) and value != value:
-        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if value != value else str(value)
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

@@ -25,7 +25,7 @@ class Rules:
     least_rows: int
     least_received: float
 
-    def hidden_sinks(self, alpha: Tensor, causal: bool) -> Tensor:
+    def hidden_sinks(self, alpha: Tensor, received: Tensor, causal: bool) -> Tensor:
         """[..., key]: positions after the first that get more than they should (ACT).
 
         In a stack that sees both ways the threshold is relative to uniform attention, 5 / N. Ours are
@@ -35,15 +35,11 @@ class Rules:
         size = alpha.shape[-1]
         relative = isinstance(self.hidden, str) or not causal
         found = alpha > (5 / size if relative else float(self.hidden))
-        found &= alpha * self.rows(size, causal) >= self.least_received
+        found &= received >= self.least_received
         found[..., 0] = False
         if causal and self.least_rows > 1:
             found[..., size - self.least_rows + 1 :] = False
         return found
-
-    def rows(self, size: int, causal: bool) -> Tensor:
-        """[key]: how many queries see each key."""
-        return torch.arange(size, 0, -1) if causal else torch.full((size,), size)
 
 
 class Found:
@@ -55,27 +51,37 @@ class Found:
             tuple[str, str], dict[str, list[Tensor]]
         ] = {}  # measure -> [layer, text, head]
         self.layers: dict[str, list[int]] = {}
+        self.notes: list[str] = []
+        self.profiles: dict[tuple[str, str, int], tuple[int, Tensor]] = {}
         self.tables: dict[str, list[dict[str, Any]]] = {
-            name: [] for name in ("tokens", "massive", "profile", "dims")
+            name: [] for name in ("tokens", "massive", "dims")
         }
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def read(
         self, domain: str, batch: Batch, tower: Stack, own: SinkDims | None, visual_from: int
     ) -> None:
         prompt = batch.prompt
         if tower.name.startswith("vision") and prompt.ids is not None and not prompt.images:
+            if "pixel_values" in prompt.inputs:
+                self.note(
+                    "The vision stack is left out: its images came as ready inputs; encode(images=)."
+                )
             return
         with torch.no_grad():
             trace = self.model.trace(prompt, keep=_kept(tower, own), stack=tower.name)
         layers = self.layers.setdefault(tower.name, trace.layers("sink"))
         alpha = trace["sink"].cpu()  # [layer, text, head, key]
-        later = self.rules.hidden_sinks(alpha, tower.causal)
-        seen = self.rules.rows(alpha.shape[-1], tower.causal)
+        received = trace["received"].cpu()
+        later = self.rules.hidden_sinks(alpha, received, tower.causal)
         values = {
             "alpha_first": alpha[..., 0],
             "sink": (alpha[..., 0] > self.rules.epsilon).float(),
             "hidden": later.sum(-1).float(),
-            "hidden_mass": (alpha * later * seen).sum(-1) / alpha.shape[-1],
+            "hidden_mass": (received * later).sum(-1) / alpha.shape[-1],
             "entropy": trace["entropy"].cpu().mean(-1),
         }
         if trace.layers("written"):
@@ -103,21 +109,25 @@ class Found:
             trace = self.model.trace(prompt, keep=keep, stack=tower.name, layers=layers)
         image = prompt.where("image").to(torch.int)
         after = (image.flip(1).cumsum(1).flip(1) == 0).cpu()
-        rows = after.sum(-1).clamp_min(1)[:, None]
+        rows = after.sum(-1)[:, None]  # none: not a number
         return {
             f"visual_{part}": (trace[part].cpu() * after[:, None]).sum(-1) / rows for part in keep
         }
 
     def _profile(self, domain: str, tower: Stack, alpha: Tensor) -> None:
         """Sink_k^eps and mean alpha by position: for texts of one length only, as the share falls with it."""
-        share = (alpha > self.rules.epsilon).float().mean((0, 1, 2))
-        for position, (mean, over) in enumerate(
-            zip(alpha.mean((0, 1, 2)).tolist(), share.tolist(), strict=True)
-        ):
-            self.tables["profile"].append(
-                {"domain": domain, "stack": tower.name, "length": alpha.shape[-1], "texts": alpha.shape[1],
-                 "position": position, "alpha": mean, "share": over}
-            )  # fmt: skip
+        both = torch.stack([alpha, (alpha > self.rules.epsilon).float()]).mean((1, 3)).sum(1)
+        place = (domain, tower.name, alpha.shape[-1])
+        texts, sums = self.profiles.get(place, (0, torch.zeros_like(both)))
+        self.profiles[place] = (texts + alpha.shape[1], sums + both)
+
+    def profile_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for (domain, stack, length), (texts, sums) in self.profiles.items():
+            for position, (mean, share) in enumerate((sums / texts).T.tolist()):
+                rows.append({"domain": domain, "stack": stack, "length": length, "texts": texts,
+                             "position": position, "alpha": mean, "share": share})  # fmt: skip
+        return rows
 
     def _tokens(
         self, domain: str, tower: Stack, trace: Any, order: int, number: int, later: Tensor,
@@ -162,7 +172,7 @@ class Found:
     def means(self, domain: str, stack: str) -> dict[str, Tensor]:
         """Each measure as [layer, head]: its mean over the domain's texts."""
         measures = self.heads.get((domain, stack), {})
-        return {name: torch.cat(parts, 1).mean(1) for name, parts in measures.items()}
+        return {name: torch.cat(parts, 1).nanmean(1) for name, parts in measures.items()}
 
     def head_rows(self) -> list[dict[str, Any]]:
         if not self.heads:
@@ -181,7 +191,7 @@ class Found:
 
 def _kept(tower: Stack, own: SinkDims | None) -> dict[str, Metric]:
     """The metrics that this stack can give in one forward."""
-    keep: dict[str, Metric] = {name: METRICS[name]() for name in ("sink", "entropy")}
+    keep: dict[str, Metric] = {name: METRICS[name]() for name in ("sink", "received", "entropy")}
     layers = [layer for layer in tower.layers.values() if layer.attention is not None]
     if all(_has_weight(layer) for layer in layers):
         # The norms themselves: a tower called image by image has no one mean to hold them against.

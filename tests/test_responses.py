@@ -46,11 +46,15 @@ def test_an_image_prompt_keeps_its_image():
     assert whole.fold(row).shape == (6, 6)
 
 
-def test_rows_that_end_early_are_padded(model):
+def test_rows_that_end_early_are_padded_and_given_answers_are_taken_whole(model, monkeypatch):
     end = model.hf.generation_config.eos_token_id
-    assert end is not None
     prompt = model.encode(["The river", "The big"])
-    whole = respond(model, prompt, torch.tensor([[20, end, 0], [20, 21, 22]]))
+    written = torch.tensor([[20, end, 0], [20, 21, 22]])
+    whole = respond(model, prompt, written)
+    assert whole.where("response").sum(1).tolist() == [3, 3]
+    generated = torch.cat([prompt.ids, written], 1)
+    monkeypatch.setattr(type(model), "generate", lambda *_, **__: generated)
+    whole = respond(model, prompt)
     assert whole.where("response").sum(1).tolist() == [2, 3]
     assert whole.mask.sum(1).tolist() == [prompt.length + 2, prompt.length + 3]
 
@@ -65,8 +69,14 @@ def test_refusals(model):
         respond(model, "The river", torch.tensor([1.0]))
     with pytest.raises(TypeError, match="sinks takes a Task"):
         list(batches(model, 3, "sinks"))
-    with pytest.raises(ValueError, match="this one is padded"):
-        list(batches(model, model.encode(["The river", "The big river"]), "sinks"))
+    with pytest.raises(ValueError, match="a text of one token"):
+        list(batches(model, "", "sinks"))
+    with pytest.raises(ValueError, match="the response is empty: give at least one token"):
+        respond(model, "The river", "")
+    with pytest.raises(ValueError, match="99999"):
+        respond(model, "The river", torch.tensor([[5, 99999]]))
+    with pytest.raises(ValueError, match="256"):
+        respond(model, "The river", torch.full((1, 300), 5))
 
 
 def test_batches_hold_every_record_once_without_padding(model):
@@ -81,3 +91,11 @@ def test_batches_hold_every_record_once_without_padding(model):
         )
     assert answered(task[0]).prompt == task[0].prompt + task[0].answers[0]
     assert len(next(batches(model, "The river", "sinks")).records) == 1
+    padded = model.encode(["The river", "The big river"])
+    padded.spans["end"] = padded.where("last")
+    found = list(batches(model, padded, "sinks"))
+    assert [len(batch.prompt.tokens[0]) for batch in found] == [3, 4]
+    assert all(
+        batch.prompt.where("end")[0].tolist().index(True) + 1 == batch.prompt.length
+        for batch in found
+    )

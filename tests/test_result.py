@@ -1,7 +1,10 @@
 """Results: saved whole or not at all, opened without a model, and made as they say."""
 
 import json
+import multiprocessing
+import os
 
+import numpy
 import pandas
 import pytest
 import torch
@@ -10,7 +13,7 @@ import analyses
 import interp
 from analyses import ANALYSES
 from interp import Result
-from interp.making import weights_digest
+from interp.making import digest, weights_digest
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def test_saving_again_replaces_and_leaves_nothing_behind(result, tmp_path):
 
 def test_a_failed_save_leaves_the_old_one(result, tmp_path):
     result.save(tmp_path / "run")
-    result.made["broken"] = float("nan")  # JSON has none
+    result.table = pandas.DataFrame({"value": [object()]})  # parquet has no such thing
     with pytest.raises(ValueError):
         result.save(tmp_path / "run")
     assert Result.load(tmp_path / "run").made == {"model": "m"}
@@ -60,6 +63,101 @@ def test_what_is_no_result_is_refused(result, tmp_path):
     (path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(ValueError, match="format 99; this version reads 1"):
         Result.load(path)
+
+
+def test_what_is_not_the_results_own_is_not_replaced(result, tmp_path):
+    path = result.save(tmp_path / "run")
+    (path / "mine.html").write_text("a figure")
+    with pytest.raises(FileExistsError, match="mine.html with it"):
+        result.save(path)
+    assert (path / "mine.html").exists() and Result.load(path)
+    (path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        Result.load(path)
+
+
+@pytest.mark.parametrize("name", ["table", "../escape", "a/b", ".hidden", ""])
+def test_names_of_tables_stay_in_the_folder(result, tmp_path, name):
+    result.tables[name] = result.table
+    with pytest.raises(ValueError, match="names are plain words"):
+        result.save(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saved_folders_can_be_read_by_others_and_hold_odd_values(result, tmp_path):
+    result.made |= {"infinite": float("inf"), "counted": numpy.int64(3), "none": float("nan")}
+    result.tensors |= {"whole": torch.ones(4, 4), "part": torch.ones(4, 4)[:2]}
+    path = result.save(tmp_path / "run")
+    assert path.stat().st_mode & 0o055 == 0o055 & ~umask()
+    made = Result.load(path).made
+    assert (made["infinite"], made["counted"], made["none"]) == ("inf", 3, None)
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_often(path):
+    torch.set_num_threads(1)
+    table = pandas.DataFrame({"by": [os.getpid()] * 3})
+    for _ in range(8):
+        Result("sinks", table, {"more": table}).save(path)
+
+
+def test_processes_that_save_to_one_place_leave_one_whole_result(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        pool.map(save_often, [tmp_path / "run"] * 3)
+    again = Result.load(tmp_path / "run")
+    assert again.table["by"].tolist() == again.tables["more"]["by"].tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_digests_tell_apart(tmp_path):
+    model = interp.load("demo-lm")
+    one, other = model.encode([[1, 5, 6, 7]]), model.encode([[1, 5], [6, 7]])
+    assert digest(one) != digest(other)
+    marked = model.encode([[1, 5, 6, 7]])
+    marked.spans["response"] = torch.tensor([[False, False, True, True]])
+    assert digest(one) != digest(marked) and digest(one) == digest(model.encode([[1, 5, 6, 7]]))
+    record = interp.Task.load("colour", count=1)[0]
+    same = interp.Task.load("colour", count=1)[0]
+    assert digest(record) == digest(same) and record.image is not same.image
+    before = weights_digest(model.hf)
+    next(model.hf.parameters()).data.mul_(2)  # which no version counts
+    assert weights_digest(model.hf) != before
+
+
+def test_calls_that_are_often_wrong_are_told_how():
+    model, task = interp.load("demo-lm"), interp.Task.load("facts", count=1)
+    run = ANALYSES["sinks"]
+    for call, message in (
+        (lambda: run(task, model), "model and task are swapped"),
+        (lambda: run(model.hf, task), "interp.wrap"),
+        (lambda: run("demo-lm", task), "interp.load"),
+        (lambda: run(model, task, 0.3), "settings by name, such as stack=0.3"),
+        (lambda: run(model, [[1, 2], [3]]), "a list of list"),
+        (lambda: run(model, []), "an empty list"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(LookupError, match="no figure of 'mine'"):
+        Result("mine", pandas.DataFrame()).figure()
+
+
+def test_mode_and_what_is_live_are_said():
+    model, task = interp.load("demo-lm"), interp.Task.load("facts", count=2)
+    model.hf.train()
+    plain = ANALYSES["sinks"](model, task, ablate="none")
+    assert model.hf.training and any("in training mode" in note for note in plain.notes)
+    model.hf.eval()
+    assert plain.made["using"] == []
+    with model.using(interp.Hook("scores", lambda scores, at: scores * 0)):
+        changed = ANALYSES["sinks"](model, task, ablate="none")
+    assert changed.made["using"] == ["<lambda> at scores of the text stack"]
+    assert any("inside model.using" in note for note in changed.notes)
+    assert not changed.table.equals(plain.table)
 
 
 def test_an_analysis_says_how_it_was_made(monkeypatch):

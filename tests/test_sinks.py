@@ -6,6 +6,8 @@ import torch
 import interp
 from analyses import ANALYSES
 from interp import Result
+from interp.batches import batches
+from interp.dormancy import losses
 from interp.edits import redistribute
 from interp.families import FAMILIES
 from interp.metrics import METRICS
@@ -180,3 +182,108 @@ def test_refusals():
         model.trace("The river", keep=METRICS["fai"](50, 90))
     with pytest.raises(ValueError, match="has no such span"):
         model.trace("The river", keep=METRICS["waad"](rows="response"))
+
+
+def test_what_the_model_cannot_be_asked_is_noted():
+    for name in ("t5", "clip"):
+        family = FAMILIES[name]
+        model = interp.wrap(family.model())
+        prompt = interp.Prompt.from_inputs(model, family.inputs(model.hf, batch=1, length=12))
+        result = sinks(model, prompt, ablate="all")
+        rest = result.tables.get("rest")
+        assert rest is None or rest["effect"].isna().all()
+        if rest is not None:
+            assert any("no head was silenced" in note for note in result.notes)
+
+
+def test_the_loss_is_one_kind_for_all_texts_of_a_domain():
+    model = interp.load("demo-lm")
+    task = load("ioi", count=4)
+    mixed = interp.Task(
+        "mixed", (*task.records[:2], *(interp.Record(one.prompt) for one in task.records[2:]))
+    )
+    found = [sinks(model, mixed, ablate="all", batch=size) for size in (1, 16)]
+    rests = [one.tables["rest"].set_index(["layer", "head"])["effect"] for one in found]
+    assert (rests[0] - rests[1]).abs().max() < 1e-4
+    assert all(
+        any("Not all records of mixed have answers" in note for note in one.notes) for one in found
+    )
+
+
+def test_image_tokens_are_nothing_that_is_predicted():
+    model = interp.load("demo-vlm")
+    record = load("colour", count=1)[0]
+    batch = next(batches(model, model.encode(record.prompt, images=record.image), "sinks"))
+    logits, ids = model.logits(batch.prompt), batch.prompt.ids
+    kept = ~batch.prompt.where("image")[0, 1:]
+    each = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none")
+    assert torch.allclose(losses(model, batch, answered=False), each[kept].mean(), atol=1e-5)
+
+
+def test_sink_dimensions_do_not_depend_on_batches():
+    model = interp.load("demo-lm")
+    texts = [load("facts", count=1)[0].prompt] * 5 + [load("ioi", count=1)[0].prompt]
+    found = [sinks(model, texts, ablate="none", batch=size).tables["dims"] for size in (1, 16)]
+    assert found[0]["channel"].tolist() == found[1]["channel"].tolist()
+    assert (found[0]["phi"] - found[1]["phi"]).abs().max() < 1e-5
+    given = sinks(model, texts, ablate="none", dims=(3, 5))
+    assert (
+        given.tables["dims"]["channel"].tolist() == [3, 5] and given.tables["dims"]["found"].all()
+    )
+    assert "Sink dimensions of the text stack: 3, 5." in given.notes
+    with pytest.raises(IndexError, match="0 to 127"):
+        sinks(model, texts, ablate="none", dims=(999,))
+
+
+def test_attention_mass_in_a_prefix_that_sees_both_ways():
+    family = FAMILIES["paligemma"]
+    model = interp.wrap(family.model())
+    prompt = interp.Prompt.from_inputs(model, family.inputs(model.hf, batch=1, length=20))
+    open_rules = {
+        "hidden": 0.05,
+        "least_received": 0,
+        "least_rows": 1,
+        "ablate": "none",
+        "stack": "text",
+    }
+    result = sinks(model, prompt, **open_rules)
+    with torch.no_grad():
+        trace = model.trace(prompt, "pattern", keep=["sink", "received"])
+    for layer in range(2):
+        later = trace["sink", layer][0] > 0.05
+        later[:, 0] = False
+        mass = (trace["pattern", layer][0].sum(1) * later).sum(-1) / prompt.length
+        own = result.table[result.table["layer"] == layer]["hidden_mass"].to_numpy()
+        assert abs(own - mass.numpy()).max() < 1e-5
+
+
+def test_figures_of_many_domains_and_long_texts():
+    model = interp.load("demo-lm")
+    domains = {
+        f"a long name of a domain <b>{number}</b> & more": load("facts", count=2, seed=number)
+        for number in range(7)
+    }
+    result = sinks(model, domains, ablate="all")
+    figure = result.figure()
+    title = figure.layout.title.text
+    assert "<b>" not in title and "&amp; more" in title
+    assert max(len(trace.y) for trace in figure.data if trace.text is not None) <= 12
+    long = sinks(model, " ".join(["game", "school", "river"] * 60), ablate="none")
+    places = [axis.tickvals for axis in long.figure().select_xaxes() if axis.tickvals is not None]
+    assert max(len(each) for each in places) <= 60
+    with pytest.raises(LookupError, match="shown=1"):
+        sinks(model, domains, ablate="none", shown=0).figure()
+
+
+def test_no_sink_dimensions_are_found_in_noise():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    for width in (64, 128):
+        config = GPT2Config(vocab_size=64, n_positions=64, n_embd=width, n_layer=4, n_head=4, bos_token_id=0,
+                            eos_token_id=0)  # fmt: skip
+        for seed in range(4):
+            torch.manual_seed(seed)
+            model = interp.wrap(GPT2LMHeadModel(config).eval())
+            ids = torch.randint(1, 64, (8, 32))
+            ids[:, 0] = 0
+            assert find_sink_dims(model, [model.encode(ids)]).dims == ()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "previous", "duplicate", "induction", "previous_text", "duplicate_text", "induction_text",
     "sink", "span", "distance", "near", "nearer", "to_class", "class_to_image", "confidence", "positional",
-    "offset", "answer", "name_copy", "negative_copy", "copying", "retrieval", "image", "vhd",
+    "offset", "answer", "name_copy", "negative_copy", "copying", "retrieval", "image", "seeing", "vhd",
     "vhd_kept",
 )  # fmt: skip
 
@@ -63,10 +63,11 @@ def heads(
     position over the queries that see it; `span`, mean distance without the first position; `confidence`;
     `positional`, the share of tokens whose peak is at the best of `offsets`. At the last position:
     `answer`, attention to earlier places of a right answer's first token; `image`, attention to the
-    image; `vhd`, |z with the image less z without it| (`vhd_kept`: 0 where both it and z without the
-    image stand out in the layer). `retrieval`: in greedy answers of up to `tokens` tokens, over the
-    needle: the span that `needle` names, or the answer inside the shortest span that holds it. Of the
-    weights: `copying` (eigenvalues of OV), `name_copy` and `negative_copy` (shares among the first five).
+    image, and `seeing`, how far above an even head's; `vhd`, |z with the image less z without it|
+    (`vhd_kept`: 0 where both it and z without the image stand out in the layer). `retrieval`: in greedy
+    answers of up to `tokens` tokens, over the needle: the span that `needle` names, or the answer inside
+    the shortest span that holds it. Of the weights: `copying` (eigenvalues of OV), `name_copy` and
+    `negative_copy` (shares among the first five).
 
     A score above `strong` or `weak` earns a label; a sink is above `epsilon`; local and global are the
     lowest and highest `quantile` of heads by span. `type` is the strongest label of what a head does, else

@@ -30,11 +30,10 @@ def answers(asked: Asked) -> None:
     looks, copies = Means(), Means()
     why = "no record has a right answer whose first token stands in its prompt."
     for part in asked.batches():
-        try:
-            right, names = _answer_places(asked.model, part)
-        except ValueError as problem:
-            why = str(problem)
-            break
+        right, names, unread = _answer_places(asked.model, part)
+        for problem in unread:
+            asked.leave_out("answer of a record", problem)
+            why = problem
         some = right.any(-1)
         if not bool(some.any()):
             continue
@@ -55,20 +54,25 @@ def answers(asked: Asked) -> None:
         )
 
 
-def _answer_places(model: "Model", part: Batch) -> tuple[Tensor, Tensor]:
-    """Where a right answer's first token stands, [batch, position]; and any answer's, in those rows."""
-    prompt = part.prompt
+def _answer_places(model: "Model", part: Batch) -> tuple[Tensor, Tensor, list[str]]:
+    """Where a right answer's first token stands, [batch, position]; any answer's, in those rows; and why
+    records' answers could not be read."""
+    prompt, unread = part.prompt, []
     right, names = torch.zeros_like(prompt.mask), torch.zeros_like(prompt.mask)
     assert prompt.ids is not None
     for row, record in enumerate(part.records):
         if not record.answers:
             continue
-        good = answer_ids(model, prompt, row, record.answers)
-        known = good + answer_ids(model, prompt, row, record.wrong)
+        try:
+            good = answer_ids(model, prompt, row, record.answers)
+            known = good + answer_ids(model, prompt, row, record.wrong)
+        except ValueError as problem:
+            unread.append(str(problem))
+            continue
         right[row] = torch.isin(prompt.ids[row], torch.tensor(good).to(prompt.ids))
         names[row] = torch.isin(prompt.ids[row], torch.tensor(known).to(prompt.ids))
     right[:, -1] = names[:, -1] = False
-    return right, names & right.any(-1, keepdim=True)
+    return right, names & right.any(-1, keepdim=True), unread
 
 
 def images(asked: Asked) -> None:
@@ -85,9 +89,12 @@ def images(asked: Asked) -> None:
         part_of = float(prompt.where("image").float().mean())
         means.add({"share": torch.full((len(prompt),), part_of)})
     columns = means.means()
+    even = columns.pop("share")
     asked.notes.append(
-        f"{float(columns.pop('share')):.0%} of the tokens are the image's: of an even head, `image` is that."
+        f"{float(even):.0%} of the tokens are the image's: of an even head, `image` is that. `seeing` is how "
+        "far above it a head is, as a share of what is left."
     )
+    columns["seeing"] = (columns["image"] - even) / (1 - even).clamp_min(1e-6)
     asked.columns |= columns
 
 

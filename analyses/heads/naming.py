@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 FIXED = 0.9  # share of tokens at which a positional head's peak stands at one offset
 COPIES = 0.5  # share of names among the first five that makes a head one that copies
 RETRIEVES = 0.1
+APART = 0.1  # of the mean: heads whose spans differ by less are neither local nor global
 OTHER = "other"
 # Columns whose score alone earns a label.
 BY_SCORE = {
     "previous": "previous token",
     "duplicate": "duplicate token",
     "induction": "induction",
-    "image": "visual",
+    "seeing": "visual",
     "nearer": "neighbours",
     "to_class": "class token",
 }
@@ -92,7 +93,10 @@ def _far(table: "pandas.DataFrame", quantile: float) -> dict[int, list[Label]]:
     column = next((name for name in ("span", "distance") if name in table), None)
     if column is None:
         return {}
-    order = table[column].to_numpy().argsort(kind="stable")
+    values = table[column].to_numpy()
+    if values.max() - values.min() < APART * abs(values.mean()):
+        return {}
+    order = values.argsort(kind="stable")
     count = int(quantile * len(order))
     ends = {"local": order[:count], "global": order[len(order) - count :]}
     return {int(at): [Label(name, 0.0, True)] for name, places in ends.items() for at in places}

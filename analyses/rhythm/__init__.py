@@ -69,9 +69,12 @@ def rhythm(
     up to `lag` before. `low` to `high` holds 95% of `shuffles`. Overall, and with heads of each third
     of the layers (mode "analysis"). `peaks`: "maxima", or "top" for the `peak_share` (0.2) of highest value.
 
-    `receivers` heads (None: 20, at most a quarter of those outside layer 0; 0: none) look most unevenly at
-    chunks `proximity` or more back: sentences, or runs of `chunks` tokens. `credit` has settings of
-    `interp.credit.Credit`. Tables: `tokens`, with weights gamma for each response token, and `heads`.
+    `receivers` heads (None: 20, at most a quarter of those outside layer 0; 0: none) look most unevenly
+    at chunks `proximity` or more back: sentences, or runs of `chunks` tokens. `credit` has settings of
+    `interp.credit.Credit`. Tables: `tokens`, with weights gamma for each response token (`position`
+    counts the record's own tokens, padding left out), and `heads`. In the table `lift` is (observed -
+    random) / random, `density` the share of tokens that are peaks, `shared_heads` the share of receiver
+    heads that are global ones too.
     """
     given = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens,
              "temperature": temperature}  # fmt: skip

@@ -45,6 +45,8 @@ class Asked:
     given: dict[str, Any]  # of generate's options, what the caller named; None: not
 
     def __post_init__(self) -> None:
+        if not isinstance(self.horizon, (tuple, list)) or len(self.horizon) != 2:
+            raise TypeError(f"horizon={self.horizon!r}: from where to where, such as (0, None).")
         if self.mode not in TEMPERATURES:
             raise ValueError(unknown("mode", self.mode, list(TEMPERATURES)))
         _ = self.metrics(), self.writing(), self.found([0.0])  # refuse what they cannot take

@@ -9,7 +9,7 @@ import torch
 
 from analyses.rhythm.asked import TRAINED, Asked
 from interp.asking import check_metric, choose_layers
-from interp.batches import as_task
+from interp.batches import as_task, rows_of
 from interp.coupling.heads import chunk_starts, receiver_scores
 from interp.credit import credit_layers
 from interp.metrics import METRICS
@@ -55,10 +55,13 @@ def answered(
     model: "Model", task: Any, responses: Any, asked: Asked
 ) -> Iterator[tuple[int, Prompt, bool]]:
     """Records' numbers, prompts with their response, and whether it was written here."""
-    told = _rows(model, task) if isinstance(task, Prompt) else as_task(task, "rhythm")
+    told = rows_of(model, task, "rhythm") if isinstance(task, Prompt) else as_task(task, "rhythm")
     told = told[: asked.count]
     if responses is not None and (isinstance(responses, str) or len(responses) != len(told)):
-        raise ValueError(f"responses= is a list, of a text or ids for each of {len(told)} records.")
+        raise ValueError(
+            f"responses= is a list, of a text or ids for each of {len(told)} records; "
+            f"{'one text was given' if isinstance(responses, str) else f'{len(responses)} were given'}."
+        )
     named = [name for name, value in asked.given.items() if value is not None]
     for number in range(len(told)):
         prompt = told[number] if isinstance(told, list) else told[number : number + 1].encode(model)
@@ -78,24 +81,6 @@ def answered(
             yield number, respond(model, prompt, answer), False
         else:
             yield number, _write(model, prompt, asked, number), True
-
-
-def _rows(model: "Model", prompt: Prompt) -> list[Prompt]:
-    """A prompt's rows without padding, their responses kept."""
-    if len(prompt) == 1 and bool(prompt.mask.all()):
-        return [prompt]
-    beside = [name for name, each in prompt.inputs.items() if each.shape != prompt.mask.shape]
-    if beside or prompt.ids is None:
-        raise ValueError(
-            f"a Prompt of several rows is taken apart, which {', '.join(beside)} cannot be; give a Task."
-        )
-    rows = []
-    for row, real in enumerate(prompt.mask):
-        inputs = {name: each[row, real][None] for name, each in prompt.inputs.items()}
-        rows.append(Prompt.from_inputs(model, inputs))
-        if SPAN in prompt.names:
-            rows[-1].spans[SPAN] = prompt.where(SPAN)[row, real][None]
-    return rows
 
 
 def _write(model: "Model", prompt: Prompt, asked: Asked, number: int) -> Prompt:

@@ -15,12 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Grid(Metric):
-    """`grid` (rows, columns) and `before` (class tokens before the patches) say where patches are."""
+    """`grid` (rows, columns) and `before` (class tokens before the patches) say where patches are.
+
+    Without them, the prompt does; `image` says which of several images a row is meant.
+    """
 
     one_sequence: ClassVar[bool] = True
 
     grid: tuple[int, int] | None = None
     before: int = 0
+    image: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.before < 0 or (self.grid is not None and min(self.grid) < 1):
+            raise ValueError(
+                f"grid={self.grid}, before={self.before}: rows and columns from 1, tokens before them from 0."
+            )
 
     def check(self, stack: str, prompt: "Prompt | None") -> None:
         if self.grid is not None:
@@ -49,7 +59,12 @@ class _Grid(Metric):
             one = torch.arange(self.before, last, device=extent.device).view(rows, columns)
             return [one] * extent.batch
         prompt = extent.owner(self.name)
-        found = [prompt.regions(row) for row in range(extent.batch)]
+        if self.image is None and any(len(row) > 1 for row in prompt.images):
+            raise ValueError(
+                f"{self.name} reads one image a row, and these have {[len(row) for row in prompt.images]}; "
+                "image=0 says which."
+            )
+        found = [prompt.regions(row, self.image or 0) for row in range(extent.batch)]
         largest = [max(regions, key=lambda region: region.index.numel()) for regions in found]
         return [region.index.to(extent.device) for region in largest]
 
@@ -89,6 +104,7 @@ class Neighbours(_Grid):
     scaled: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hop not in ("chebyshev", "manhattan") or self.form not in ("mean", "sum"):
             raise ValueError(
                 f"hop={self.hop!r} is chebyshev or manhattan, form={self.form!r} is mean or sum."

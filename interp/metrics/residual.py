@@ -1,5 +1,6 @@
 """The residual stream where it stands out: peaks, massive activations, sink dimensions."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -99,8 +100,12 @@ def in_rms(value: Tensor) -> Tensor:
 
 
 def threshold(width: int) -> float:
-    """VAR's tau = 20, and for narrower models the same share of the stream's energy: phi <= sqrt(width)."""
-    return min(SINK_SCALE, SINK_SCALE * (width / SINK_WIDTH) ** 0.5)
+    """VAR's tau = 20, and for narrower streams the same share of their energy: phi <= sqrt(width).
+
+    It stays above what the largest of so many equal channels reaches by chance, about sqrt(2 ln width).
+    """
+    scaled = SINK_SCALE * (width / SINK_WIDTH) ** 0.5
+    return min(SINK_SCALE, max(scaled, math.sqrt(2 * math.log(width)) + 1))
 
 
 METRICS.add(ResidualPeak.name, ResidualPeak)

@@ -72,11 +72,12 @@ def output_weight(layer: Any, name: str = "this") -> Tensor:
 
 
 def over_others(norms: Tensor, mask: Tensor) -> Tensor:
-    """Each value over the mean of the others that the mask holds; 0 outside the mask."""
+    """Each value over the mean of the others that the mask holds; 0 outside it, NaN where there are none."""
     norms = norms * mask
     count = mask.sum(-1, keepdim=True)
     others = (norms.sum(-1, keepdim=True) - norms) / (count - 1).clamp_min(1)
-    return norms / others.clamp_min(torch.finfo(norms.dtype).tiny) * mask
+    ratio = norms / others.clamp_min(torch.finfo(norms.dtype).tiny)
+    return torch.where(mask, torch.where(count > 1, ratio, torch.nan), 0.0)
 
 
 METRICS.add(ValueDrain.name, ValueDrain)

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import CONTROL, EFFECT, INK, SERIES, styled, visible
+from interp.plots.style import CONTROL, EFFECT, INK, SERIES, plain, short, styled, visible
 
 if TYPE_CHECKING:
     import pandas
@@ -72,8 +72,9 @@ def _rows(table: "pandas.DataFrame", **wanted: Any) -> list[Row]:
 def _title(result: "Result", record: int) -> str:
     asked = result.tables["records"].iloc[record]
     count = len(result.tables["records"])
+    model, task = (plain(str(result.made.get(name) or f"a {name}")) for name in ("model", "task"))
     return (
-        f"{result.made.get('model', 'a model')} on {result.made.get('task', 'a task')}: "
+        f"{model} on {task}: "
         f"what its answers rest on<br><sup>Curves: mean of {count} record{'s' * (count > 1)}. "
         f"Below: record {record}, answer “{visible(str(asked['answer'])).strip('·')}”, "
         f"probability {asked['probability']:.2f}.</sup>"
@@ -153,7 +154,9 @@ def _columns(rows: list[Row]) -> Columns:
         if image and columns and columns[-1][0] == "(image)":
             columns[-1][1].append(row["position"])
         else:
-            columns.append(("(image)" if image else visible(row["token"]), [row["position"]]))
+            columns.append(
+                ("(image)" if image else visible(short(row["token"])), [row["position"]])
+            )
     return columns
 
 

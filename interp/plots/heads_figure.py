@@ -2,7 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import ATTENTION, CONTROL, EFFECT, FAINT, INK, PAPER, SERIES, bar, styled
+from interp.plots.style import (
+    ATTENTION,
+    CONTROL,
+    EFFECT,
+    FAINT,
+    INK,
+    PAPER,
+    SERIES,
+    bar,
+    plain,
+    styled,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -65,7 +76,9 @@ def figure(result: "Result", most: int = MOST) -> "Figure":
     )  # fmt: skip
     if signed:
         _copying(drawn, shown, (ends[1] + 14 / inside, 1.0))
-    of = " on ".join(str(result.made[key]) for key in ("model", "task") if result.made.get(key))
+    of = " on ".join(
+        plain(str(result.made[key])) for key in ("model", "task") if result.made.get(key)
+    )
     cut = f", and scores of the {len(shown)} strongest" if len(shown) < len(rows) else ""
     styled(drawn, f"What each head of {of or 'the model'} is for (pale: weakly){cut}",
            height=height + 190, width=LEFT + inside + RIGHT)  # fmt: skip

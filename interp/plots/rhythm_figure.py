@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import FAINT, PAPER, SERIES, styled, visible
+from interp.plots.style import FAINT, PAPER, SERIES, plain, styled, visible
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,7 +78,7 @@ def _response(result: "Result", record: int, start: int, count: int) -> "DataFra
 
 
 def _title(result: "Result", record: int, length: int, start: int, shown: int) -> str:
-    of = f"{result.made['model']}, " if result.made.get("model") else ""
+    of = f"{plain(str(result.made['model']))}, " if result.made.get("model") else ""
     part = f", tokens {start} to {start + shown - 1} of {length}" if shown < length else ""
     return f"Preplan and anchor: {of}response {record}{part}"
 
@@ -92,14 +92,14 @@ def _text(shown: "DataFrame") -> list[str]:
     lines, room = [""], LETTERS
     for row in shown.to_dict("records"):
         token = row["token"]
-        plain = visible(token).replace("·", " ")
-        if len(plain) > room:
+        said = visible(token).replace("·", " ")
+        if len(said) > room:
             lines.append("")
             room = LETTERS
-        plain = plain if lines[-1] else plain.lstrip()
-        blank = " " * (len(plain) - len(plain.lstrip()))
-        lines[-1] += blank + MARKS[_kind(row)] % plain.strip()
-        room -= len(plain)
+        said = said if lines[-1] else said.lstrip()
+        blank = " " * (len(said) - len(said.lstrip()))
+        lines[-1] += blank + MARKS[_kind(row)] % said.strip()
+        room -= len(said)
     return lines
 
 

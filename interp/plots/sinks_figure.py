@@ -2,13 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import ATTENTION, EFFECT, INK, bar, styled, visible
+from interp.plots.style import ATTENTION, EFFECT, INK, bar, plain, short, styled, ticks, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from interp.result import Result
 
+NUMBERED = 10  # heads in a layer beyond which numbers do not fit into their cells
+ROWS, COLUMNS = 12, 5  # resting heads to show at most, and domains beyond which labels do not fit
 # Column of the token table, its title, its colours, and where the scale is centred or ends.
 PANELS = (
     ("alpha", "attention that a token gets (mean over heads)", ATTENTION, {"zmin": 0, "zmax": 1}),
@@ -27,6 +29,8 @@ def figure(
     from plotly.subplots import make_subplots
 
     own = _chosen(result, domain, stack)
+    if "tokens" not in result.tables:
+        raise LookupError("no text was kept to be drawn; ask again with shown=1 or more.")
     heads, tokens = (_of(table, own) for table in (result.table, result.tables["tokens"]))
     tokens = tokens[tokens["record"] == record]
     if not len(tokens):
@@ -34,7 +38,7 @@ def figure(
         raise LookupError(f"record {record} was not kept; there are {known} (shown= keeps more).")
     panels = [panel for panel in PANELS if panel[0] in tokens]
     rest = result.tables.get("rest")
-    has_rest = rest is not None and "effect" in rest and own["stack"] in set(rest["stack"])
+    has_rest = rest is not None and own["stack"] in set(rest["stack"][rest["effect"].notna()])
     grid = make_subplots(
         rows=3,
         cols=2,
@@ -54,7 +58,8 @@ def figure(
         massive = _of(result.tables["massive"], own)
         _massive(grid, massive[massive["massive"] & (massive["record"] == record)], len(panels))
     title = (
-        f"{result.made.get('model', '')}: attention sinks in {own['domain']}, {own['stack']} stack"
+        f"{plain(str(result.made.get('model') or ''))}: attention sinks in {plain(own['domain'])}, "
+        f"{own['stack']} stack"
     )
     grid.update_annotations(font={"size": 12, "color": INK})
     return styled(grid, title, height=720, width=1180)
@@ -90,7 +95,8 @@ def _heads(grid: Any, heads: Any) -> None:
     table = heads.pivot(index="layer", columns="head", values="alpha_first")
     cell = go.Heatmap(
         z=table.to_numpy(), x=[str(head) for head in table.columns], y=[str(layer) for layer in table.index],
-        colorscale=ATTENTION, zmin=0, zmax=1, showscale=False, texttemplate="%{z:.2f}",
+        colorscale=ATTENTION, zmin=0, zmax=1, showscale=False,
+        texttemplate="%{z:.2f}" if table.shape[1] <= NUMBERED else None,
         textfont={"size": 10}, hovertemplate="layer %{y}, head %{x}: %{z:.3f}<extra></extra>",
     )  # fmt: skip
     grid.add_trace(cell, row=1, col=1)
@@ -104,13 +110,19 @@ def _rest(grid: Any, rest: Any) -> None:
 
     own = rest[rest["effect"].notna()].copy()
     own["name"] = own["layer"].astype(str) + "." + own["head"].astype(str)
-    effect = own.pivot(index="name", columns="domain", values="effect")
+    domains, names = (list(dict.fromkeys(own[column])) for column in ("domain", "name"))
+    effect = own.pivot(index="name", columns="domain", values="effect").loc[names, domains]
+    if len(effect) > ROWS:  # those that matter most, in their order
+        kept = set(effect.abs().max(axis=1).sort_values(ascending=False).index[:ROWS])
+        effect = effect.loc[[name for name in names if name in kept]]
     label = own.pivot(index="name", columns="domain", values="label").reindex_like(effect)
     largest = max(0.1, float(effect.abs().max().max()))
-    words = [[f"{_signed(value)}<br>{name}" for value, name in zip(row, names, strict=True)]
+    roomy = effect.shape[1] <= COLUMNS
+    words = [[f"{_signed(value)} {name}" if roomy else _signed(value)
+              for value, name in zip(row, names, strict=True)]
              for row, names in zip(effect.to_numpy(), label.to_numpy(), strict=True)]  # fmt: skip
     cell = go.Heatmap(
-        z=effect.to_numpy(), x=[visible(name) for name in effect.columns], y=list(effect.index),
+        z=effect.to_numpy(), x=[plain(short(str(name))) for name in effect.columns], y=list(effect.index),
         colorscale=EFFECT, zmin=-largest, zmax=largest, zmid=0, showscale=False, text=words,
         texttemplate="%{text}", textfont={"size": 9},
         hovertemplate="head %{y} in %{x}: loss %{z:+.3f} nats<extra></extra>",
@@ -129,8 +141,11 @@ def _tokens(grid: Any, tokens: Any, panel: Any, row: int, last: bool) -> None:
 
     name, _, scale, limits = panel
     table = tokens.pivot(index="layer", columns="position", values=name)
+    if name == "alpha":  # in a long text all but a few get next to nothing
+        limits = {"zmin": 0, "zmax": min(1.0, max(0.05, float(table.stack().quantile(0.99))))}
     words = tokens.drop_duplicates("position").sort_values("position")["token"]
     labels = [visible(token) for token in words]
+    places, shown = ticks(list(words))
     top = 1 - (row - 1) * 0.373
     cell = go.Heatmap(
         z=table.to_numpy(), x=list(table.columns), y=[str(layer) for layer in table.index],
@@ -139,8 +154,8 @@ def _tokens(grid: Any, tokens: Any, panel: Any, row: int, last: bool) -> None:
         hovertemplate="layer %{y}, %{customdata}: %{z:.3f}<extra></extra>",
     )  # fmt: skip
     grid.add_trace(cell, row=row, col=2)
-    shown = labels if last else [""] * len(labels)
-    grid.update_xaxes(tickvals=list(table.columns), ticktext=shown, tickangle=-60, row=row, col=2)
+    shown = shown if last else [""] * len(shown)
+    grid.update_xaxes(tickvals=places, ticktext=shown, tickangle=-60, row=row, col=2)
     grid.update_yaxes(title="layer", type="category", autorange="reversed", row=row, col=2)
 
 

@@ -23,7 +23,24 @@ CONTROL = "#9aa5b1"  # a random ranking, a shuffle: what a finding must beat
 
 def visible(token: str) -> str:
     """A token as an axis can show it: spaces and line ends marked, nothing read as markup."""
-    return token.replace(" ", "·").replace("\n", "⏎").replace("<", "‹").replace(">", "›")
+    return plain(token).replace(" ", "·").replace("\n", "⏎")
+
+
+def plain(text: str) -> str:
+    """Text of which nothing is read as markup."""
+    return text.replace("&", "&amp;").replace("<", "‹").replace(">", "›")
+
+
+def short(text: str, most: int = 14) -> str:
+    """As much of a name as an axis has room for."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def ticks(labels: list[str], most: int = 60) -> tuple[list[int], list[str]]:
+    """Places and labels of an axis: all, or every second, third, ... where there is no room."""
+    step = -(-len(labels) // most)
+    places = list(range(0, len(labels), step))
+    return places, [visible(short(labels[place])) for place in places]
 
 
 def bar(title: str, **more: Any) -> dict[str, Any]:
