@@ -89,8 +89,8 @@ def _types(result: Result) -> Any:
     """Heads that do something, strongest types first."""
     columns = [
         name
-        for name in ("layer", "head", "types", "previous", "induction", "sink", "answer", "image", "vhd",
-                     "nearer", "name_copy", "copying")
+        for name in ("layer", "head", "types", "previous", "induction", "sink", "answer", "image",
+                     "seeing", "vhd", "nearer", "name_copy", "copying")
         if name in result.table
     ]  # fmt: skip
     plain = {"other", "local", "global", "local (weak)", "global (weak)"}

@@ -92,9 +92,10 @@ def images(asked: Asked) -> None:
     even = columns.pop("share")
     asked.notes.append(
         f"{float(even):.0%} of the tokens are the image's: of an even head, `image` is that. `seeing` is how "
-        "far above it a head is, as a share of what is left."
+        "far above it a head is, as a share of what is left; 0 below it."
     )
-    columns["seeing"] = (columns["image"] - even) / (1 - even).clamp_min(1e-6)
+    above = (columns["image"] - even).clamp_min(0)
+    columns["seeing"] = above / (1 - even).clamp_min(1e-6)
     asked.columns |= columns
 
 

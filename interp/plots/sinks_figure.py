@@ -82,7 +82,7 @@ def _of(table: Any, own: dict[str, str]) -> Any:
 
 
 def _titles(panels: list[Any], has_rest: bool) -> list[str]:
-    left = ["first position's share, by head", "loss when a resting head is silenced"]
+    left = ["first position's share, by head", "loss when one head is silenced"]
     right = [panel[1] for panel in panels] + [""] * (3 - len(panels))
     if has_rest:
         return [left[0], right[0], left[1], right[1], right[2]]
