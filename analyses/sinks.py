@@ -215,8 +215,8 @@ def _rest_notes(rest: Any) -> list[str]:
     notes = (
         [f"Heads that rest in one domain and not in another: {', '.join(both)}."] if both else []
     )
-    if "confirmed" in rest:
-        asleep = rest[(rest["label"] != "active") & rest["effect"].notna()]
+    asleep = rest[(rest["label"] != "active") & rest["effect"].notna()]
+    if len(asleep):
         harmless = int(asleep["confirmed"].sum())
         notes.append(
             f"Silencing one resting head at a time: {harmless} of {len(asleep)} times the loss rises by less "
