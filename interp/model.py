@@ -262,7 +262,7 @@ class Model:
         keep = trace.collect(name, metric.joins)
 
         def measure(value: Tensor, at: At) -> None:
-            owner = at.prompt if owns(at.stack, at.prompt) else None
+            owner = at.prompt if owns(at.stack, at.prompt, at.site) else None
             keep(metric(value, owner, stack.layers[at.layer]), at)
 
         return place_hooks(self.stacks, Hook(metric.site, measure, chosen, stack.name), self.name)

@@ -10,7 +10,8 @@ import interp
 import interp.structure
 from interp import Hook
 from interp.families import FAMILIES
-from interp.metrics import AXES, METRICS, SiteMetric
+from interp.forward import check_padding
+from interp.metrics import AXES, METRICS, SiteMetric, owns
 from interp.metrics.fai import PUBLISHED
 from interp.metrics.value_drain import output_weight
 from interp.sites import SITES
@@ -88,8 +89,14 @@ def test_metrics_are_small_and_frozen(metric):
 def allowed(model, stack, prompt):
     """Metrics that have a meaning on this stack and prompt, set so that they have something to do."""
     tower = model.stacks[stack]
-    own = stack in ("text", "encoder") or (stack == "vision" and prompt.ids is None)
-    spoken = own and prompt.ids is not None
+    made = whole(stack, tower, owns(stack, prompt) and prompt.ids is not None)
+    if owns(stack, prompt) and prompt.ids is not None:
+        made |= of_spans(prompt, tower)
+    return {name: metric for name, metric in made.items() if fits(model, metric, tower)}
+
+
+def whole(stack, tower, spoken):
+    """Metrics that need no spans."""
     found = {}
     for name, metric in METRICS.items():
         if metric.one_sequence and "cross" in stack or metric.only_causal and not tower.causal:
@@ -101,14 +108,6 @@ def allowed(model, stack, prompt):
         for name in ("visual_share", "retrieval", "duplicate", "induction"):
             found.pop(name, None)
     made = {name: metric() for name, metric in found.items()}
-    if spoken:
-        made["visual_share"] = METRICS["visual_share"](span="middle")
-        made["entropy there"] = METRICS["entropy"](keys="middle")
-        made["matched"] = METRICS["induction"](matched=True)
-    if spoken and tower.causal:
-        made["retrieval"] = METRICS["retrieval"](needle="middle", response="end")
-        made["fai of the end"] = METRICS["fai"](1, 6, rows="end")
-        made["span of the end"] = METRICS["span"](rows="end")
     if tower.causal:
         made["fai near"] = METRICS["fai"](2, 5)
         made["span without"] = METRICS["span"](without_first=True)
@@ -116,7 +115,25 @@ def allowed(model, stack, prompt):
         made["chunks"] = METRICS["chunks"](starts=(0, 3, 9))
         made["two back"] = METRICS["previous"](back=2)
     made["value norm"] = METRICS["value_drain"](projected=False, relative=False)
-    return {name: metric for name, metric in made.items() if fits(model, metric, tower)}
+    for name in ("visual_share", "retrieval"):  # they come with the spans
+        made.pop(name, None)
+    return made
+
+
+def of_spans(prompt, tower):
+    made = {
+        "visual_share": METRICS["visual_share"](span="middle"),
+        "entropy there": METRICS["entropy"](keys="middle"),
+        "matched": METRICS["induction"](matched=True),
+    }
+    if "image" in prompt.names:
+        made["image share"] = METRICS["visual_share"]()
+        made["image entropy"] = METRICS["entropy"](keys="image")
+    if tower.causal:
+        made["retrieval"] = METRICS["retrieval"](needle="middle", response="end")
+        made["fai of the end"] = METRICS["fai"](1, 6, rows="end")
+        made["span of the end"] = METRICS["span"](rows="end")
+    return made
 
 
 def fits(model, metric, tower):
@@ -150,6 +167,31 @@ def marked(model, inputs):
     return prompt
 
 
+def padded(model, inputs):
+    """The inputs with three positions of the first row hidden: on the left, or where the model counts
+    positions over padding there, on the right. Images stay."""
+    mask = inputs.get("attention_mask")
+    if (
+        mask is None
+        or "input_ids" not in inputs
+        or mask.shape != inputs["input_ids"].shape
+        or len(mask) < 2
+    ):
+        return inputs, False
+    for hidden in (slice(0, 3), slice(-3, None)):
+        changed = mask.clone()
+        changed[0, hidden] = 0
+        prompt = interp.Prompt.from_inputs(model, {**inputs, "attention_mask": changed})
+        inside = prompt.spans.get("image", torch.zeros_like(prompt.mask))
+        try:
+            check_padding(model.hf, prompt)
+        except ValueError:
+            continue
+        if not bool((inside & ~prompt.mask).any()):
+            return {**inputs, "attention_mask": changed}, True
+    return inputs, False
+
+
 def compare(model, prompt, stack, keep):
     """Every metric streamed against the same metric called on what was stored."""
     sites = sorted({metric.site for metric in keep.values()})
@@ -161,7 +203,9 @@ def compare(model, prompt, stack, keep):
     for name, metric in keep.items():
         assert streamed.layers(name) == stored.layers(metric.site)
         for layer in streamed.layers(name):
-            expected = metric(stored[metric.site, layer], prompt, model.stacks[stack].layers[layer])
+            # A decoder's queries are not the prompt's positions, though there may be as many.
+            own = prompt if "cross" not in stack or owns(stack, prompt, metric.site) else None
+            expected = metric(stored[metric.site, layer], own, model.stacks[stack].layers[layer])
             scale = max(1, expected.nan_to_num().abs().max())
             for trace in (streamed, both):
                 value = trace[name, layer]
@@ -179,7 +223,8 @@ def test_streamed_equals_stored(name, batch):
     """Two rows of unequal length, padded; or one."""
     family = FAMILIES[name]
     model = interp.wrap(family.model())
-    prompt = marked(model, family.inputs(model.hf, batch=batch, length=20))
+    inputs, _ = padded(model, family.inputs(model.hf, batch=batch, length=20))
+    prompt = marked(model, inputs)
     for stack in model.stacks:
         keep = allowed(model, stack, prompt)
         one_map = {each: metric for each, metric in keep.items() if metric.joins}
@@ -207,6 +252,19 @@ def test_blocks_meet_at_every_length(length):
     keep["grid"] = METRICS["neighbours"](grid=(10, 12), before=3)
     keep["distance on it"] = METRICS["image_distance"](grid=(10, 12), before=3)
     compare(model, prompt, "text", keep)
+
+
+def test_the_families_are_padded_and_hold_image_tokens():
+    """What the test above is about is really there."""
+    left = images = 0
+    for name in ("llama", "gpt2", "mistral", "llava", "qwen2_5_vl", "bert", "t5"):
+        family = FAMILIES[name]
+        model = interp.wrap(family.model())
+        inputs, done = padded(model, family.inputs(model.hf, batch=2, length=20))
+        prompt = interp.Prompt.from_inputs(model, inputs)
+        left += done and not bool(prompt.mask[0, 0])
+        images += "image" in prompt.names
+    assert (left, images) == (7, 2)
 
 
 def test_metrics_see_what_hooks_made():

@@ -220,10 +220,15 @@ class SiteMetric(Metric):
         return self.read(value.detach().float(), mask, layer)
 
 
-def owns(stack: str, prompt: "Prompt | None") -> bool:
-    """Whether the stack's positions are the prompt's; "" stands for a stored value, taken to be so."""
+def owns(stack: str, prompt: "Prompt | None", site: str = "pattern") -> bool:
+    """Whether the stack's positions are the prompt's; "" stands for a stored value, taken to be so.
+
+    Keys and values of cross attention are those of the encoder, which reads the prompt.
+    """
     if prompt is None:
         return False
+    if stack == "cross" and site in ("k", "v"):
+        return True
     return stack in ("", "text", "encoder") or (stack == "vision" and prompt.ids is None)
 
 
