@@ -33,6 +33,7 @@ class Asked:
     call: str  # as a reader would type it
     run: Callable[[], Result]
     shown: Callable[[Result], Any]
+    beside: str = ""  # what was measured beside it, by hand
 
 
 def _sinks(model: str, fault: str | None = None, **domains: dict[str, Any]) -> Callable[[], Result]:
@@ -114,6 +115,12 @@ def _trajectory(result: Result) -> Any:
     return result.table
 
 
+BACKCOPY = """Measured beside it, each once. Other seeds at step 1000 (`seed=1`, `seed=2`): sink
+0.858 and 0.192, drain 0.122 and 0.325, copy risk 0.0026 and 0.0027: with seed 2 the model copies,
+and its sink has not come. The residual peak does not form in one layer. With three (`layers=3,
+steps=5000, every=500`) it does, a little: in the layer that copies, the first, <s> has 0.90 times
+the largest other norm at step 0, 1.00 at step 1500 and 1.13 at step 5000; in the other two it falls
+to 0.68 and 0.40, and the sink is in the third (0.71), which copies too."""
 ASKED = (
     Asked(
         "sinks",
@@ -154,6 +161,7 @@ ASKED = (
         "bigram_backcopy()",
         _of("bigram_backcopy", None, settings={"progress": False}),
         _trajectory,
+        BACKCOPY,
     ),
 )  # fmt: skip
 
@@ -173,7 +181,8 @@ def _cell(value: Any) -> str:
 def section(asked: Asked, result: Result) -> str:
     notes = "\n".join(f"* {note}" for note in result.notes).replace("<", "&lt;")
     made = f"{result.made['seconds']:.1f} s on one core"
-    return f"`{asked.call}`, {made}:\n\n{markdown(asked.shown(result))}\n\n{notes}\n"
+    beside = f"\n{asked.beside}\n" if asked.beside else ""
+    return f"`{asked.call}`, {made}:\n\n{markdown(asked.shown(result))}\n\n{notes}\n{beside}"
 
 
 def page(found: list[tuple[Asked, Result]]) -> str:
