@@ -120,7 +120,7 @@ BACKCOPY = """Measured beside it, each once. Other seeds at step 1000 (`seed=1`,
 and its sink has not come. The residual peak does not form in one layer. With three (`layers=3,
 steps=5000, every=500`) it does, a little: in the layer that copies, the first, <s> has 0.90 times
 the largest other norm at step 0, 1.00 at step 1500 and 1.13 at step 5000; in the other two it falls
-to 0.68 and 0.40, and the sink is in the third (0.71), which copies too."""
+to 0.68 and 0.40, and the sink is in the third (0.71), where triggers look one back with 0.48."""
 ASKED = (
     Asked(
         "sinks",
@@ -181,7 +181,7 @@ def _cell(value: Any) -> str:
 def section(asked: Asked, result: Result) -> str:
     notes = "\n".join(f"* {note}" for note in result.notes).replace("<", "&lt;")
     made = f"{result.made['seconds']:.1f} s on one core"
-    beside = f"\n{asked.beside}\n" if asked.beside else ""
+    beside = "\n{}\n".format(asked.beside.replace("<", "&lt;")) if asked.beside else ""
     return f"`{asked.call}`, {made}:\n\n{markdown(asked.shown(result))}\n\n{notes}\n{beside}"
 
 
