@@ -64,12 +64,15 @@ def check_ids(model: Any, rows: list[list[int]], texts: list[str] | None = None)
 def vocabulary(model: Any) -> int:
     """How many tokens can be embedded, which may be more than the config's vocabulary."""
     size = getattr(model.config.get_text_config(), "vocab_size", 0) or 0
+    return max(size, getattr(embeddings(model), "num_embeddings", 0))
+
+
+def embeddings(model: Any) -> Any:
+    """The module that makes vectors of token ids; None for a model that has no single one (two towers)."""
     try:
-        embeddings = model.hf.get_input_embeddings()
-    except NotImplementedError:
-        return size
-    rows = getattr(embeddings, "num_embeddings", 0)
-    return max(size, rows)
+        return model.hf.get_input_embeddings()
+    except NotImplementedError:  # how transformers says that there is none
+        return None
 
 
 def check_fit(model: Any, length: int) -> None:

@@ -10,7 +10,7 @@ everything. `SiteMetric` reads another site, which passes whole.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -197,6 +197,27 @@ class Metric:
                 "other (windows, or several images); give them one by one."
             )
         return torch.cat(parts, -1)
+
+
+@dataclass(frozen=True)
+class LooksBack(Metric):
+    """Of queries that look at earlier places: of all, or of a span of the prompt, such as "response"."""
+
+    one_sequence: ClassVar[bool] = True
+    only_causal: ClassVar[bool] = True
+
+    rows: str | None = field(default=None, kw_only=True)
+
+    def check(self, stack: str, prompt: "Prompt | None") -> None:
+        if self.rows is not None:
+            hint = "prompt.spans[name] = mask makes one."
+            check_span(self.name, self.rows, stack, prompt, hint)
+
+    def chosen(self, extent: Extent) -> Tensor | None:
+        """[batch, query]: True for the queries of the span; None when all count."""
+        if self.rows is None:
+            return None
+        return extent.over_queries(extent.span(self.name, self.rows))
 
 
 @dataclass(frozen=True)

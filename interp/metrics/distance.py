@@ -18,18 +18,28 @@ class Distance(Metric):
     one_sequence: ClassVar[bool] = True
 
     def add(self, total: Tensor, block: Block, extent: Extent) -> None:
-        pattern = block.pattern.float()
-        height, width = pattern.shape[-2:]
-        top = extent.first + block.rows.start
-        query = torch.arange(height, device=pattern.device, dtype=torch.float32)
-        # Counted from the block's first row: small numbers keep float32 exact at long contexts.
-        key = torch.arange(width, device=pattern.device, dtype=torch.float32)
-        key += extent.first_key + block.left - top
         if extent.causal:
-            rows = query * pattern.sum(-1) - pattern @ key
+            rows = looked_back(block, extent)
         else:
-            rows = (pattern * (query[:, None] - key[None, :]).abs()).sum(-1)
+            query, key = _places(block, extent)
+            rows = (block.pattern.float() * (query[:, None] - key[None, :]).abs()).sum(-1)
         total[block.batch, block.heads, block.rows] = rows
+
+
+def looked_back(block: Block, extent: Extent) -> Tensor:
+    """sum_key A (query - key) of a block's rows, with no table of distances."""
+    query, key = _places(block, extent)
+    pattern = block.pattern.float()
+    return query * pattern.sum(-1) - pattern @ key
+
+
+def _places(block: Block, extent: Extent) -> tuple[Tensor, Tensor]:
+    """Where queries and keys stand, counted from the block's first row: small numbers keep float32
+    exact at long contexts."""
+    height, width = block.pattern.shape[-2:]
+    query = torch.arange(height, device=block.pattern.device, dtype=torch.float32)
+    key = torch.arange(width, device=block.pattern.device, dtype=torch.float32)
+    return query, key + extent.first_key + block.left - extent.first - block.rows.start
 
 
 METRICS.add(Distance.name, Distance)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from interp.metrics import METRICS, Block, Extent, Metric, check_span
+from interp.metrics import METRICS, Block, Extent, LooksBack
 
 if TYPE_CHECKING:
     from interp.prompt import Prompt
@@ -16,7 +16,7 @@ PUBLISHED = {"v1": (10, 50), "v2": (10, 100)}
 
 
 @dataclass(frozen=True)
-class FAI(Metric):
+class FAI(LooksBack):
     """Mean attention that a key gets from the queries `low` to `high` positions after it, per head and key.
 
     `high=None` looks to the end. `rows` counts only the queries of a span, such as "response". NaN for a
@@ -25,12 +25,9 @@ class FAI(Metric):
 
     name: ClassVar[str] = "fai"
     per: ClassVar[str] = "key"
-    one_sequence: ClassVar[bool] = True
-    only_causal: ClassVar[bool] = True
 
     low: int = 0
     high: int | None = None
-    rows: str | None = None
 
     def __post_init__(self) -> None:
         if self.low < 0 or (self.high is not None and self.high < self.low):
@@ -39,8 +36,7 @@ class FAI(Metric):
             )
 
     def check(self, stack: str, prompt: "Prompt | None") -> None:
-        if self.rows is not None:
-            check_span("fai", self.rows, stack, prompt, "prompt.spans[name] = mask makes one.")
+        super().check(stack, prompt)
         if prompt is not None and prompt.length:
             self._check_length(int(prompt.mask.sum(-1).max()))
 
@@ -55,12 +51,6 @@ class FAI(Metric):
         self._check_length(extent.first_key + extent.keys)
         return super().start(extent)
 
-    def _weights(self, extent: Extent) -> Tensor | None:
-        """[batch, query]: 1 for the rows of the span; None when all rows count."""
-        if self.rows is None:
-            return None
-        return extent.over_queries(extent.span(self.name, self.rows)).float()
-
     def add(self, total: Tensor, block: Block, extent: Extent) -> None:
         """Columns inside the horizon of every row are summed as they are, the others under a mask."""
         height, width = block.pattern.shape[-2:]
@@ -72,7 +62,7 @@ class FAI(Metric):
         )  # columns before it are in every row's past
         if self.high is not None:
             edge = _within(top - self.high - start, right)  # and here too far back for all of them
-        weights = self._weights(extent)
+        weights = self.chosen(extent)
         if weights is not None:
             weights = weights[block.batch, None, None, block.rows].to(block.pattern.dtype)
         own = total[block.batch, block.heads, block.columns]
@@ -85,7 +75,7 @@ class FAI(Metric):
         own[..., edge:right] += _summed(block.pattern[..., edge:right] * inside, weights)
 
     def finish(self, total: Tensor, extent: Extent) -> Tensor:
-        weights = self._weights(extent)
+        weights = self.chosen(extent)
         if weights is not None:
             rows = weights[:, None] * extent.rows
             extent = replace(extent, real=rows)

@@ -1,19 +1,17 @@
 """How far back a head looks: what splits heads into local and global ones (arXiv 2510.13554)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from interp.metrics import METRICS, Block, Extent, Metric, check_span
-
-if TYPE_CHECKING:
-    from interp.prompt import Prompt
+from interp.metrics import METRICS, Block, Extent, LooksBack
+from interp.metrics.distance import looked_back
 
 
 @dataclass(frozen=True)
-class Span(Metric):
+class Span(LooksBack):
     """Mean over the rows of sum_key A (query - key), per head: `rows` names a span of rows, or all count.
 
     `without_first` leaves out what goes to the text's first position and scales the row back to 1, since
@@ -22,33 +20,23 @@ class Span(Metric):
 
     name: ClassVar[str] = "span"
     per: ClassVar[str] = "head"
-    one_sequence: ClassVar[bool] = True
-    only_causal: ClassVar[bool] = True
 
-    rows: str | None = None
     without_first: bool = False
-
-    def check(self, stack: str, prompt: "Prompt | None") -> None:
-        if self.rows is not None:
-            check_span("span", self.rows, stack, prompt, "prompt.spans[name] = mask makes one.")
 
     def _counted(self, extent: Extent) -> Tensor:
         """[batch, head or 1, query]: 1 for the rows that the mean is over."""
         rows = extent.rows
-        if self.rows is not None:
-            rows = rows * extent.over_queries(extent.span(self.name, self.rows))[:, None]
+        chosen = self.chosen(extent)
+        if chosen is not None:
+            rows = rows * chosen[:, None]
         return rows.expand(extent.batch, -1, -1)
 
     def add(self, total: Tensor, block: Block, extent: Extent) -> None:
         pattern = block.pattern.float()
-        height, width = pattern.shape[-2:]
-        top = extent.first + block.rows.start
-        row = torch.arange(height, device=pattern.device, dtype=torch.float32)
-        key = torch.arange(width, device=pattern.device, dtype=torch.float32)
-        key += extent.first_key + block.left - top  # from the block's first row: small and exact
-        back = row * pattern.sum(-1) - pattern @ key
+        back = looked_back(block, extent)
         if self.without_first:
-            back = self._without(pattern, back, row + top, block, extent)
+            row = torch.arange(block.rows.start, block.rows.stop, device=pattern.device)
+            back = self._without(pattern, back, row + extent.first, block, extent)
         counted = self._counted(extent)[block.batch]
         counted = counted if counted.shape[1] == 1 else counted[:, block.heads]
         total[block.batch, block.heads] += (back * counted[..., block.rows]).sum(-1)

@@ -1,19 +1,16 @@
 """Windowed average attention distance (arXiv 2510.13554)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from interp.metrics import METRICS, Block, Extent, Metric, check_span
-
-if TYPE_CHECKING:
-    from interp.prompt import Prompt
+from interp.metrics import METRICS, Block, Extent, LooksBack
 
 
 @dataclass(frozen=True)
-class WAAD(Metric):
+class WAAD(LooksBack):
     """sum_{key <= query} A min(query - key, window), per head and query; from 0 to `window`.
 
     `rows` names a span, such as "response": the other rows are NaN.
@@ -21,19 +18,12 @@ class WAAD(Metric):
 
     name: ClassVar[str] = "waad"
     per: ClassVar[str] = "query"
-    one_sequence: ClassVar[bool] = True
-    only_causal: ClassVar[bool] = True
 
     window: int = 10
-    rows: str | None = None
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window={self.window}: WAAD looks back over at least 1 token.")
-
-    def check(self, stack: str, prompt: "Prompt | None") -> None:
-        if self.rows is not None:
-            check_span("waad", self.rows, stack, prompt, "prompt.spans[name] = mask makes one.")
 
     def add(self, total: Tensor, block: Block, extent: Extent) -> None:
         """window * row sum, less what the columns inside the window fall short of it."""
@@ -49,10 +39,8 @@ class WAAD(Metric):
         total[block.batch, block.heads, block.rows] = rows
 
     def finish(self, total: Tensor, extent: Extent) -> Tensor:
-        if self.rows is None:
-            return total
-        rows = extent.over_queries(extent.span(self.name, self.rows))
-        return total.masked_fill(~rows[:, None], torch.nan)
+        rows = self.chosen(extent)
+        return total if rows is None else total.masked_fill(~rows[:, None], torch.nan)
 
 
 METRICS.add(WAAD.name, WAAD)

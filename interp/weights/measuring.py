@@ -20,7 +20,7 @@ from interp.prompt import Prompt
 from interp.shadow import Around, shadowed
 from interp.sites import At, Hook
 from interp.structure import Stack
-from interp.tokens import vocabulary
+from interp.tokens import embeddings, vocabulary
 from interp.weights import HeadWeights
 from interp.weights.circuits import Norm
 
@@ -194,10 +194,7 @@ def _ends(model: "Model") -> list[tuple[Any, str, Around]]:
     ends: list[tuple[Any, str, Around]] = []
     if model.hf.get_output_embeddings() is not None:
         ends.append((model.hf.get_output_embeddings(), "forward", _around_head))
-    try:
-        table = model.hf.get_input_embeddings()
-    except NotImplementedError:  # a model of two towers
-        table = None
+    table = embeddings(model)
     if isinstance(table, torch.nn.Embedding):
         ends.append((table, "forward", _around_embedding))
     return ends
