@@ -81,9 +81,13 @@ def filled(text: str) -> str:
     text = re.sub(r"\[\d+ families\]", f"[{len(FAMILIES)} families]", text)
     for name, table in tables().items():
         pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        text = re.sub(
+        text, found = re.subn(
             pattern, lambda match, t=table: match[1] + t + match[2], text, flags=re.DOTALL
         )
+        if (
+            found != 1
+        ):  # two markers with nothing between them, not even an empty line, are no place
+            raise ValueError(f"the README has {found} places for the table {name!r}, not one.")
     return text
 
 
