@@ -90,8 +90,13 @@ def last_logits(model: "Model", logits: Tensor, prompt: Prompt) -> Tensor:
     return logits[torch.arange(len(logits), device=logits.device), place.to(logits.device)]
 
 
-def answer_ids(model: "Model", prompt: Prompt, row: int, answers: Sequence[str]) -> list[int]:
-    """The first token of each answer as it follows this row's prompt; of a classifier, the label."""
+def answer_ids(
+    model: "Model", prompt: Prompt, row: int, answers: Sequence[str], whole: bool = False
+) -> list[int]:
+    """The first token of each answer as it follows this row's prompt; of a classifier, the label.
+
+    `whole` refuses answers of several tokens.
+    """
     if model.kind == "vision":
         labels = {str(name): number for number, name in model.config.id2label.items()}
         missing = [answer for answer in answers if answer.strip() not in labels]
@@ -102,11 +107,11 @@ def answer_ids(model: "Model", prompt: Prompt, row: int, answers: Sequence[str])
         raise ValueError("answers are read by a tokenizer, and this model or prompt has none.")
     # A prompt may end in the space or newline that its answer starts with.
     end = prompt.texts[row][-24:]
-    found = [_first(model.tokenizer, end, answer) for answer in answers]
+    found = [_first(model.tokenizer, end, answer, whole) for answer in answers]
     return list(dict.fromkeys(found))  # a token counts once, however many answers start with it
 
 
-def _first(tokenizer: Any, end: str, answer: str) -> int:
+def _first(tokenizer: Any, end: str, answer: str, whole: bool) -> int:
     if end[-1:].isspace():
         answer = answer.lstrip()
     before = tokenizer(end, add_special_tokens=False)["input_ids"]
@@ -115,6 +120,12 @@ def _first(tokenizer: Any, end: str, answer: str) -> int:
         raise ValueError(
             f"the answer {answer!r} adds no token to a prompt that ends in {end!r}. Answers are written "
             "as they follow, with the space before them."
+        )
+    if whole and len(after) > len(before) + 1:
+        parts = tokenizer.convert_ids_to_tokens(after[len(before) :])
+        raise ValueError(
+            f"the answer {answer!r} is {len(parts)} tokens ({', '.join(parts)}), and one is read; give "
+            "answers of one token, or say first=True to count by the first."
         )
     first = after[len(before)]
     if first == tokenizer.unk_token_id:

@@ -10,15 +10,16 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["registry", "spelling"],
     ["families", "formats", "gallery", "images", "layouts", "shipped", "sites"],
-    ["coupling", "credit", "edits", "metrics", "relevance", "result", "statistics"],
+    ["coupling", "credit", "edits", "metrics", "readouts", "relevance", "result", "statistics"],
     ["structure", "rows", "live"],
     ["eager", "prompt", "shadow"],
     ["seam", "tokens", "chat", "shown", "processors", "task"],
     ["fitting", "encode", "forward", "records", "scoring", "tasks"],
     ["taps", "trace", "asking"],
+    ["replay", "sweep"],
     ["model", "points", "faults"],
-    ["batches", "loading", "making", "plots", "propagation", "sink_dims", "weights"],
-    ["backcopy", "dormancy", "responses", "sink_reading"],
+    ["batches", "loading", "making", "pairs", "plots", "propagation", "sink_dims", "weights"],
+    ["attribution", "backcopy", "circuits", "direct", "dormancy", "responses", "sink_reading"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "interp").rglob("*.py"))

@@ -16,6 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from interp.readouts import divergence as divergence
+from interp.readouts import log_probability as log_probability
+from interp.readouts import logit as logit
+from interp.readouts import logit_diff as logit_diff
+from interp.readouts import probability as probability
 from interp.registry import Registry
 from interp.sites import SITES
 
