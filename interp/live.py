@@ -85,6 +85,21 @@ class Placed:
     ran: bool = False
 
 
+class Carrier:
+    """Stands in the place of layers and attention calls for a session: how replay enters a model.
+
+    As it is it lets everything pass.
+    """
+
+    def layer(self, place: Place, forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """A layer's call, after the hooks at its input."""
+        return forward(*args, **kwargs)
+
+    def attention(self, passage: Any, call: Callable[[], Any], parts: tuple) -> Any:
+        """An attention call: `parts` are query, key, value and mask, after their hooks."""
+        return call()
+
+
 @dataclass(eq=False)
 class Session:
     """Hooks and metrics that are live on one model in one context."""
@@ -93,6 +108,7 @@ class Session:
     hooks: list[Placed] = field(default_factory=list)
     metrics: "list[Watched]" = field(default_factory=list)
     plan: "Callable[[Run], Prompt | None] | None" = None  # fills run.planned when a run begins
+    carrier: Carrier | None = None
     used: bool = False  # the whole model ran while it was live
     closed: bool = False
 
@@ -128,6 +144,10 @@ def sessions_of(module: nn.Module) -> tuple[Place | None, list[Session]]:
     """The module's place and this context's sessions on its model."""
     found = [session for session in LIVE.get() if module in session.places and not session.closed]
     return (found[0].places[module], found) if found else (None, [])
+
+
+def carrier_of(sessions: Iterable[Session]) -> Carrier | None:
+    return next((session.carrier for session in sessions if session.carrier is not None), None)
 
 
 def hooks_at(place: Place, site: str, sessions: Iterable[Session]) -> list[Placed]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from interp.metrics import Metric
+    from interp.sweep import Grid
 
 
 class Model:
@@ -216,6 +217,37 @@ class Model:
         from interp.points import probe
 
         return probe(self, prompt)
+
+    def sweep(
+        self,
+        prompt: Any,
+        site: str,
+        take: Any = "zero",
+        over: Sequence[str] | str = ("layer", "position"),
+        metric: Any = None,
+        **settings: Any,
+    ) -> "Grid":
+        """Many single changes of one run, and what each does to a number: a grid [batch, *over].
+
+            grid = model.sweep(prompt, "resid_pre", take=clean_trace, metric=logit_diff(right, wrong))
+
+        For each cell of `over` ("layer", "position" or "span", "head") the site's values are replaced at
+        that cell, and the metric is read off the changed run. Exact: as a forward with a hook would give.
+
+        `take`: a Trace (patching: its values at the same places), "zero", "mean" (over the rows of
+        `reference` at each position), "mean_all" (over positions too), "resample" (another row of it),
+        "noise" (`scale` standard deviations, `seed`), a function (value, at) -> value as a Hook's, or a
+        mapping layer -> tensor. `reference` is a Prompt or Trace; without it, the prompt's own rows.
+        `metric`: interp.metrics.logit_diff and its kin, or a function of logits -> [batch] or [batch, k].
+        `layers`, `positions` (numbers, a span's name, a mask), `heads`, `spans` restrict; what `over` does
+        not name is changed all together. `window` layers around each one are changed together. `hooks`
+        and `using` are part of the run and of every changed run. `stack` names the tower.
+        Rows run together up to `budget` bytes; `save` is a folder where finished chunks are kept, so that
+        a killed sweep goes on. `grid.path` says how it was done, `path=` asks for a slower way.
+        """
+        from interp.sweep import sweep
+
+        return sweep(self, prompt, site, take, over, metric, **settings)
 
     def unwrap(self) -> "PreTrainedModel":
         """Give the model its own attention back; this object is of no use afterwards."""

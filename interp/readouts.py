@@ -44,20 +44,24 @@ class Readout:
         """From logits [n, token] (only `columns` where it names some) of these rows of the prompt."""
         raise TypeError(f"the readout {self.name!r} does not say how it reads logits.")
 
-    def places(self, prompt: "Prompt") -> Tensor:
-        """The position read in each row."""
-        if self.at == "last":  # the last real one: where an answer follows
-            return prompt.where("last").int().argmax(-1)
-        return prompt.position(self.at)
+    def places(self, prompt: "Prompt | None", logits: Tensor) -> Tensor:
+        """The position read in each row of logits [batch, position, token]."""
+        batch, length = logits.shape[:2]
+        if prompt is not None and prompt.length == length and prompt.ids is not None:
+            if self.at == "last":  # the last real one: where an answer follows
+                return prompt.where("last").int().argmax(-1).to(logits.device)
+            return prompt.position(self.at).to(logits.device)
+        if self.at != "last":  # no prompt, or the text that a decoder goes on from
+            raise ValueError(
+                f"{self.name} reads at {self.at!r}, and these {length} positions are of no prompt it knows."
+            )
+        return torch.full((batch,), length - 1, device=logits.device)
 
     def __call__(self, logits: Tensor, prompt: "Prompt | None" = None) -> Tensor:
         """[batch] or [batch, k] from whole logits [batch, position, token], or [batch, label]."""
         rows = torch.arange(len(logits), device=logits.device)
         if logits.ndim == 3:
-            if prompt is None and self.at != "last":
-                raise ValueError(f"{self.name} reads at {self.at!r}: give the prompt as well.")
-            place = logits.shape[1] - 1 if prompt is None else self.places(prompt).to(logits.device)
-            logits = logits[rows, place]
+            logits = logits[rows, self.places(prompt, logits)]
         columns = self.columns()
         if columns is not None:
             logits = logits[:, columns.to(logits.device)]
@@ -133,7 +137,7 @@ class Divergence(Readout):
         reference = self.reference
         if reference.ndim == 3:
             rows = torch.arange(len(reference), device=reference.device)
-            reference = reference[rows, self.places(prompt).to(reference.device)]
+            reference = reference[rows, self.places(prompt, reference)]
         if len(reference) != len(prompt):
             raise ValueError(
                 f"{self.name} has {len(reference)} reference rows, and the prompt {len(prompt)}."

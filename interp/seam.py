@@ -20,9 +20,11 @@ from interp.eager import agrees, eager_of, tapped_eager
 from interp.live import (
     LIVE,
     RUN,
+    Carrier,
     Place,
     Placed,
     Watched,
+    carrier_of,
     hooks_at,
     pass_through,
     sessions_of,
@@ -95,6 +97,7 @@ class Passage:
     first: int  # absolute position of the first query
     first_key: int  # and of the first key
     options: dict[str, Any]  # what transformers passed by keyword
+    carrier: Carrier | None = None
 
     def through(self, site: str, value: Tensor, top: int = 0) -> Tensor:
         """The value after the site's hooks; `top` counts the call's rows before it."""
@@ -126,10 +129,11 @@ def _asked(
         for watched in session.metrics
         if watched.stack == place.stack and place.layer in watched.layers
     ]
-    if not metrics and not any(hooks.values()):
+    carrier = carrier_of(sessions)
+    if not metrics and carrier is None and not any(hooks.values()):
         return None
     first, first_key = _positions(module, place, query.shape[2], key.shape[2])
-    return Passage(module, place, hooks, metrics, first, first_key, options)
+    return Passage(module, place, hooks, metrics, first, first_key, options, carrier)
 
 
 def _positions(module: nn.Module, place: Place, queries: int, keys: int) -> tuple[int, int]:
@@ -162,11 +166,17 @@ def attend(
     query = passage.turned("q", query)
     key = passage.turned("k", key)
     value = passage.turned("v", value)
-    if passage.hooks["scores"] or passage.hooks["pattern"] or passage.metrics:
-        output = _open(passage, read_call(passage, query, key, value, mask))
-    else:
-        output, _ = idle(passage.module, query, key, value, mask, **passage.options)
-    return passage.through("z", output), None
+
+    def mixed() -> Tensor:
+        if passage.hooks["scores"] or passage.hooks["pattern"] or passage.metrics:
+            output = _open(passage, read_call(passage, query, key, value, mask))
+        else:
+            output, _ = idle(passage.module, query, key, value, mask, **passage.options)
+        return passage.through("z", output)
+
+    if passage.carrier is not None:
+        return passage.carrier.attention(passage, mixed, (query, key, value, mask)), None
+    return mixed(), None
 
 
 def read_call(
@@ -202,12 +212,10 @@ def read_call(
 
 def _open(passage: Passage, call: Call) -> Tensor:
     """Attention with its maps in the open: streamed when only metrics want them."""
-    options, hooks = passage.options, passage.hooks
+    hooks = passage.hooks
     read, finish = _collectors(passage, call)
-    extras = {name: options[name] for name in _KNOWN_ARITHMETIC if name in options}
-    strange = any(options.get(name) is not None for name in _UNKNOWN_ARITHMETIC)
     maps = hooks["scores"] + hooks["pattern"]
-    if strange or not agrees(passage.module, call, extras):
+    if not known_arithmetic(passage, call):
         output = _through_eager(passage, call, read)
     elif not maps and not call.dropout and not call.wants_gradient:
         output = streamed(call, read)
@@ -221,6 +229,14 @@ def _open(passage: Passage, call: Call) -> Tensor:
         output = whole(call, edits["scores"], edits["pattern"], reader, rows)
     finish()
     return output
+
+
+def known_arithmetic(passage: Passage, call: Call) -> bool:
+    """Whether the seam's own arithmetic is this attention's."""
+    options = passage.options
+    extras = {name: options[name] for name in _KNOWN_ARITHMETIC if name in options}
+    strange = any(options.get(name) is not None for name in _UNKNOWN_ARITHMETIC)
+    return not strange and agrees(passage.module, call, extras)
 
 
 def _through_eager(passage: Passage, call: Call, read: Callable[[Block], None]) -> Tensor:

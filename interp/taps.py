@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.live import LIVE, RUN, Place, Run, hooks_at, pass_through, sessions_of
+from interp.live import LIVE, RUN, Place, Run, carrier_of, hooks_at, pass_through, sessions_of
 from interp.prompt import Prompt
 from interp.shadow import Around
 from interp.structure import Stack, tops
@@ -38,6 +38,12 @@ def taps_for(
                 yield layer.mlp, "forward", around_part
 
 
+def layer_taps(stack: Stack) -> Iterator[tuple[nn.Module, str, Around]]:
+    for layer in stack.layers.values():
+        if layer.module is not None:
+            yield layer.module, "forward", around_layer
+
+
 def around_layer(original: Forward, module: nn.Module, args: tuple, kwargs: dict) -> Any:
     """resid_pre before a layer, resid_post after it."""
     place, sessions = sessions_of(module)
@@ -56,7 +62,11 @@ def around_layer(original: Forward, module: nn.Module, args: tuple, kwargs: dict
     if run is not None:
         run.shape = (hidden.shape[0], hidden.shape[1]) if hidden.ndim > 2 else (1, hidden.shape[0])
     args, kwargs = put(hidden)
-    output = original(*args, **kwargs)
+    carrier = carrier_of(sessions)
+    if carrier is None:
+        output = original(*args, **kwargs)
+    else:
+        output = carrier.layer(place, original, args, kwargs)
     if place.between and not place.last:
         return output
     return _change_output(output, lambda value: _through(value, "resid_post", place, sessions))

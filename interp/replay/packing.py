@@ -1,0 +1,53 @@
+"""Tokens of many rows laid end to end: what a layer needs of its arguments for each of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Tokens:
+    """Which row and position of the run each packed token stands for."""
+
+    def __init__(self, rows: Tensor, places: Tensor):
+        self.rows, self.places = rows, places  # [n]: rows of the prompt, positions
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def of(self, value: Tensor) -> Tensor:
+        """[n, ...] of a value [batch, position, ...]."""
+        return value[self.rows, self.places]
+
+
+def packed(given: dict[str, Any], tokens: Tokens, batch: int, positions: int) -> dict[str, Any]:
+    """A layer's arguments for tokens in one row, [1, n]: positions' own parts are picked."""
+    return {name: _picked(name, value, tokens, batch, positions) for name, value in given.items()}
+
+
+def _picked(name: str, value: Any, tokens: Tokens, batch: int, positions: int) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_picked(name, part, tokens, batch, positions) for part in value)
+    if isinstance(value, dict):
+        return {key: _picked(name, part, tokens, batch, positions) for key, part in value.items()}
+    if not isinstance(value, Tensor) or name.startswith("encoder_") or "bias" in name:
+        return value
+    if "mask" in name and value.ndim == 4 and value.shape[-1] > 1:
+        return None  # who sees whom is known from the run's own attention calls
+    return _gathered(value, tokens, batch, positions)
+
+
+def _gathered(value: Tensor, tokens: Tokens, batch: int, positions: int) -> Tensor:
+    shape = list(value.shape)
+    if shape[:1] == [positions] and (len(shape) == 1 or positions != batch):
+        return value[tokens.places]
+    for axis, size in enumerate(shape):
+        if size not in (1, batch):
+            continue
+        over = next((i for i in range(axis + 1, len(shape)) if shape[i] == positions), None)
+        if over is None:
+            continue
+        moved = value.movedim((axis, over), (0, 1))
+        rows = tokens.rows if size == batch else torch.zeros_like(tokens.rows)
+        return moved[rows, tokens.places][None].movedim((0, 1), (axis, over))
+    return value

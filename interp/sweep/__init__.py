@@ -1,0 +1,102 @@
+"""Many single changes of one run, and what each does to a number: patching, ablation, tracing.
+
+Every cell is exact: what a forward of its own with a hook would give.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interp.asking import choose_heads, choose_layers, choose_stack
+from interp.replay import Replay
+from interp.sites import Hook, parse_site
+from interp.sweep.axes import AXES, Axes
+from interp.sweep.cells import cells_of
+from interp.sweep.grid import Grid
+from interp.sweep.takes import Source
+
+if TYPE_CHECKING:
+    from interp.model import Model
+
+__all__ = ["Grid", "sweep"]
+
+
+def sweep(
+    model: "Model",
+    prompt: Any,
+    site: str,
+    take: Any = "zero",
+    over: Sequence[str] | str = ("layer", "position"),
+    metric: Any = None,
+    *,
+    layers: Any = None,
+    positions: Any = None,
+    heads: Any = None,
+    spans: Any = None,
+    window: int = 1,
+    stack: str | None = None,
+    reference: Any = None,
+    scale: float = 3.0,
+    seed: int = 0,
+    hooks: Sequence[Hook] | Hook = (),
+    using: Any = None,
+    budget: float = 1e9,
+    save: str | Path | None = None,
+    progress: bool | None = None,
+    path: str | None = None,
+) -> Grid:
+    """See `Model.sweep`."""
+    name, own = parse_site(site)
+    if own is not None and layers is not None:
+        raise ValueError(f"{site} names its layer; leave layers= out.")
+    tower = choose_stack(model.stacks, stack, model.name)
+    chosen = sorted(choose_layers(tower, layers if own is None else own, name))
+    named = _names(over)
+    if metric is None or not callable(metric):
+        raise TypeError(
+            f"a sweep reads a metric off each run, and metric={metric!r} is none: "
+            "interp.metrics.logit_diff(right, wrong), or a function of logits [batch, position, token]."
+        )
+    host = _host(model, tower.name)
+    source = Source(model, name, tower, take, reference, scale, seed, _window(window) > 1)
+    source.check_heads(choose_heads(tower, heads, name) if heads is not None else None)
+    replay = Replay(model, prompt, host, using, hooks, source.readers(), path)
+    source.fill(replay)
+    axes = Axes(replay, source, named, chosen, positions, heads, spans, window)
+    cells = list(cells_of(replay, source, axes, metric))
+    values = replay.values(cells, metric, budget, save, progress)
+    shape = [len(axes.labels[name]) for name in named]
+    grid = values.reshape(len(values), *shape, *values.shape[2:])
+    plain = replay.values([[]], metric)[:, 0]
+    skipped = sum(not cell for cell in cells)
+    return Grid.of(
+        grid, ("batch", *named), axes.labels, plain, replay.path, replay.why, name, skipped
+    )
+
+
+def _names(over: Sequence[str] | str) -> tuple[str, ...]:
+    names = (over,) if isinstance(over, str) else tuple(over)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(AXES):
+        raise ValueError(
+            f"over={over!r}: give each of {', '.join(AXES)} at most once, and one at least."
+        )
+    if {"position", "span"} <= set(names):
+        raise ValueError(
+            "over= names position and span, which are two ways to cut the same axis; give one."
+        )
+    return names
+
+
+def _window(window: Any) -> int:
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise ValueError(f"window={window!r}: a number of layers, 1 or more.")
+    return window
+
+
+def _host(model: "Model", stack: str) -> str:
+    """The stack whose layers hold this one: cross attention lies in its decoder's."""
+    own = model.stacks[stack].path
+    return next(name for name, tower in model.stacks.items() if tower.path == own)

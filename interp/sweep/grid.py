@@ -1,0 +1,75 @@
+"""The numbers of a sweep, with the names of their axes."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Grid(Tensor):
+    """A tensor [batch, *over] (a last axis more where the metric gives rows), and how it came about.
+
+    `axes` names its axes and `labels` what stands along them; `plain` [batch] is the metric with
+    nothing changed. `path` says which way was taken: "positions" (only layers and positions that may
+    differ were run), "layers" (all positions) or "whole" (a forward for each cell), and `why` why not
+    more. `skipped` counts cells that could not differ from the run. Arithmetic gives plain tensors.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
+
+    axes: tuple[str, ...]
+    labels: dict[str, list[Any]]
+    plain: Tensor
+    path: str
+    why: str
+    site: str
+    skipped: int
+
+    @classmethod
+    def of(
+        cls,
+        values: Tensor,
+        axes: tuple[str, ...],
+        labels: dict[str, list[Any]],
+        plain: Tensor,
+        path: str,
+        why: str,
+        site: str,
+        skipped: int,
+    ) -> "Grid":
+        grid = values.as_subclass(cls)
+        grid.axes, grid.labels, grid.plain = axes, labels, plain
+        grid.path, grid.why, grid.site, grid.skipped = path, why, site, skipped
+        return grid
+
+    def __repr__(self) -> str:
+        shape = ", ".join(
+            f"{name} {size}" for name, size in zip(self.axes, self.shape, strict=False)
+        )
+        way = f"{self.path}{f' ({self.why})' if self.why else ''}"
+        return f"Grid({self.site}: {shape}; path: {way})\n{self.as_subclass(Tensor)!r}"
+
+    @property
+    def effect(self) -> Tensor:
+        """By how much each change moves the metric."""
+        own = self.as_subclass(Tensor)
+        shape = [len(self.plain), *[1] * (len(self.axes) - 1), *self.plain.shape[1:]]
+        return own - self.plain.reshape(shape)
+
+    def table(self) -> "pandas.DataFrame":
+        """One row a number: batch, the axes, value, plain and effect."""
+        import pandas
+
+        names = [*self.axes, *(["field"] if self.ndim > len(self.axes) else [])]
+        labels = [list(range(self.shape[0])), *(self.labels[name] for name in self.axes[1:])]
+        labels += [list(range(self.shape[-1]))] if "field" in names else []
+        index = pandas.MultiIndex.from_product(labels, names=names)
+        own = self.as_subclass(Tensor)
+        effect = self.effect
+        content = {"value": own.flatten().numpy(), "plain": (own - effect).flatten().numpy()}
+        return pandas.DataFrame(
+            content | {"effect": effect.flatten().numpy()}, index=index
+        ).reset_index()
