@@ -63,10 +63,11 @@ def around_layer(original: Forward, module: nn.Module, args: tuple, kwargs: dict
         run.shape = (hidden.shape[0], hidden.shape[1]) if hidden.ndim > 2 else (1, hidden.shape[0])
     args, kwargs = put(hidden)
     carrier = carrier_of(sessions)
-    if carrier is None:
-        output = original(*args, **kwargs)
-    else:
-        output = carrier.layer(place, original, args, kwargs)
+    output = (
+        original(*args, **kwargs)
+        if carrier is None
+        else carrier.layer(place, original, args, kwargs)
+    )
     if place.between and not place.last:
         return output
     return _change_output(output, lambda value: _through(value, "resid_post", place, sessions))

@@ -137,10 +137,9 @@ def _mix(
         bias = bias[:, :, top:]
     if bias is not None and len(bias) > 1:
         bias = bias[bases]
-    parts = (part.transpose(1, 2) for part in (query, key, value))
-    return whole(
-        Call(*parts, mask, False, call.scaling, 0.0, call.softcap, bias, call.sinks, False)
-    )
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    own = replace(call, query=query, key=key, value=value, mask=mask, bias=bias)
+    return whole(replace(own, causal=False, dropout=0.0, own_keys=False))
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Tokens of many rows laid end to end: what a layer needs of its arguments for each of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,16 +39,36 @@ def _picked(name: str, value: Any, tokens: Tokens, batch: int, positions: int) -
 
 
 def _gathered(value: Tensor, tokens: Tokens, batch: int, positions: int) -> Tensor:
+    axis, over = _axes(value, batch, positions)
+    if over is None:
+        return value
+    if axis is None:
+        return value[tokens.places]
+    moved = value.movedim((axis, over), (0, 1))
+    rows = tokens.rows if value.shape[axis] == batch else torch.zeros_like(tokens.rows)
+    return moved[rows, tokens.places][None].movedim((0, 1), (axis, over))
+
+
+def _axes(value: Tensor, batch: int, positions: int) -> tuple[int | None, int | None]:
+    """Which axes count rows and positions."""
     shape = list(value.shape)
     if shape[:1] == [positions] and (len(shape) == 1 or positions != batch):
-        return value[tokens.places]
+        return None, 0
     for axis, size in enumerate(shape):
         if size not in (1, batch):
             continue
         over = next((i for i in range(axis + 1, len(shape)) if shape[i] == positions), None)
-        if over is None:
-            continue
-        moved = value.movedim((axis, over), (0, 1))
-        rows = tokens.rows if size == batch else torch.zeros_like(tokens.rows)
-        return moved[rows, tokens.places][None].movedim((0, 1), (axis, over))
-    return value
+        if over is not None:
+            return axis, over
+    return None, None
+
+
+def cuts(given: Sequence[dict[str, Any]], batch: int, positions: int) -> frozenset[Any]:
+    """How arguments would be cut: the same cuts of the same arguments need to be tried once only."""
+    found = set()
+    for one in given:
+        for name, value in one.items():
+            parts = value if isinstance(value, tuple) else (value,)
+            found |= {(name, part.ndim, *_axes(part, batch, positions))
+                      for part in parts if isinstance(part, Tensor)}  # fmt: skip
+    return frozenset(found)

@@ -35,7 +35,8 @@ def chunks(replay: "Replay", rows: Sequence[Row], budget: float, together: bool)
             raise ValueError(
                 f"one {'cell' if together else 'row'} takes about {(need + cost.held) / 1e6:,.0f} MB (of "
                 f"these {cost.held / 1e6:,.0f} MB for the run that is kept), and budget= allows "
-                f"{budget / 1e6:,.0f} MB; give budget={(need + cost.held) * 1.2:.2g} or more, or shorter or fewer prompts."
+                f"{budget / 1e6:,.0f} MB; give budget={(need + cost.held) * 1.2:.2g} or more, or shorter or "
+                "fewer prompts."
             )
         if not found or tokens + size > TOKENS or used + need > free:
             found.append([])

@@ -18,6 +18,7 @@ from interp.readouts import Readout
 from interp.replay.capture import Captured, NotReplayed, Recorder
 from interp.replay.changes import Change, check_site, every_place
 from interp.replay.head import of_rows, of_tokens
+from interp.replay.packing import cuts
 from interp.replay.reach import starts
 from interp.replay.rows import Row, rows_of
 from interp.replay.wave import Wave
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 PATHS = ("positions", "layers", "whole")
 # What trying has shown, by model: (stack, positions, rows, ...) -> "" or why not.
 _TRIED: "weakref.WeakKeyDictionary[nn.Module, dict[Any, str]]" = weakref.WeakKeyDictionary()
+# What code that was not made for packed tokens may raise.
+CODE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, AssertionError)
 CLOSE = 2e-5  # of the largest logit, above 1
 
 
@@ -61,7 +64,8 @@ class Replay:
             raise ValueError("the model is in training mode, where dropout differs from run to run; call "
                              "model.hf.eval() first.")  # fmt: skip
         self.model = model
-        self.prompt: Prompt = model._prompt(prompt)
+        self.given: Prompt = model._prompt(prompt)
+        self.prompt = self.given  # as interventions leave it
         self.stack = choose_stack(model.stacks, stack, model.name)
         self.asked = [*interventions(using), *([hooks] if isinstance(hooks, Hook) else hooks)]
         self.kept: Captured | None = None
@@ -77,7 +81,7 @@ class Replay:
 
     def _run(self, readers: Sequence[Hook]) -> None:
         model = self.model
-        prompt, placed = plan(model, self.prompt, self.asked)
+        prompt, placed = plan(model, self.given, self.asked)
         self.prompt = prompt
         check_padding(model.hf, prompt)
         recorder = Recorder(self.stack, self._beside(), prompt) if self._may_replay() else None
@@ -162,10 +166,10 @@ class Replay:
         """Whether a change that is gone on with equals the same change in a forward of its own."""
         kept = self.kept
         assert kept is not None
-        first = next(iter(kept.attended.values())).call
-        # Masks depend on the prompt's padding and images, and so does what the layers are given.
-        key = (self.stack.name, kept.batch, kept.positions, first.mask is None, len(kept.prompt.inputs),
-               bool(kept.prompt.mask.all()), bool(self.reach.any()))  # fmt: skip
+        calls = [one.call for one in kept.attended.values()]
+        # What a layer is given, and masks, depend on images and padding; how they are cut on the shapes.
+        key = (self.stack.name, calls[0].mask is None, bool(kept.prompt.mask.all()), bool(self.reach.any()),
+               cuts([call.given for call in kept.layers], kept.batch, kept.positions))  # fmt: skip
         known = _TRIED.setdefault(self.model.hf, {})
         if key not in known:
             known[key] = self._try()
@@ -174,26 +178,19 @@ class Replay:
     def _try(self) -> str:
         kept = self.kept
         assert kept is not None
+        reads = torch.full((kept.batch,), kept.positions - 1) if self.reads_positions else None
         try:
             for cell in self._trials():
-                expected = self.whole(cell)
-                found = self._replayed(cell)
-                scale = max(1.0, float(expected.abs().max()))
-                limit = max(CLOSE, 8 * torch.finfo(expected.dtype).eps) * scale
+                expected, found = self.whole(cell), self._replayed(cell, reads)
+                expected = expected if reads is None else expected[:, -1]
+                limit = max(CLOSE, 8 * torch.finfo(expected.dtype).eps)
                 real = expected.isfinite()
-                if not float((found - expected)[real].abs().max()) <= limit:
+                off = float((found - expected)[real].abs().max())
+                if not off <= limit * max(1.0, float(expected[real].abs().max())):
                     return "its layers do more to a token than norms, projections and attention"
         except NotReplayed as problem:
             return str(problem)
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            KeyError,
-            AssertionError,
-        ) as problem:
+        except CODE as problem:
             return f"its code does not run on packed tokens ({type(problem).__name__}: {str(problem)[:120]})"
         return ""
 
@@ -289,7 +286,7 @@ class Replay:
     def whole(self, cell: Sequence[Change]) -> Tensor:
         """A forward of its own, with a hook for each change."""
         hooks = [change.hook(self.stack.name) for change in cell]
-        return self.model.logits(self.prompt, using=self.asked, hooks=hooks)
+        return self.model.logits(self.given, using=self.asked, hooks=hooks)
 
     def rows(self, cells: Sequence[Sequence[Change]]) -> list[Row]:
         """What a replay runs for these cells, row by row of the prompt."""
@@ -301,13 +298,13 @@ class Replay:
             for row in rows_of(number, cell, layers, self.reach, self.stack.name)
         ]
 
-    def _replayed(self, cell: Sequence[Change]) -> Tensor:
-        """Whole logits of a cell, by replay."""
+    def _replayed(self, cell: Sequence[Change], reads: Tensor | None) -> Tensor:
+        """Logits of a cell that changes every row, by replay."""
         rows = self.rows([cell])
-        states, bases = self.states(rows, None), torch.tensor([row.base for row in rows])
-        found = self.logits.clone()
-        found[bases] = self.head_rows(states, bases).to(found)
-        return found
+        states = self.states(rows, reads)
+        if reads is not None:
+            return self.head_tokens(states, None)
+        return self.head_rows(states, torch.tensor([row.base for row in rows]))
 
     def states(self, rows: Sequence[Row], reads: Tensor | None) -> Tensor:
         """What the last layer hands on, of all positions, or of the read one [batch] alone."""

@@ -5,37 +5,23 @@ projections and MLPs treat them one by one, and attention is answered here, row 
 own keys and values and those that the run kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from interp.live import RUN, Carrier, Place
-from interp.replay.attention import changed_run, over_reads, over_rows, over_run, row_values
-from interp.replay.capture import Attended, Captured, NotReplayed, new_run
-from interp.replay.changes import Change
+from interp.live import RUN
+from interp.replay.attending import Attending, Enough
+from interp.replay.capture import NotReplayed, new_run
+from interp.replay.changes import EARLY, Change
 from interp.replay.packing import Tokens, packed
 from interp.replay.rows import Edits, Local, Pack, Row, is_across
 from interp.sites import At, Hook
 
 
-class _Enough(Exception):
-    """Keys and values are known, and nothing else of this layer is wanted."""
-
-
-class Wave(Carrier):
-    """`reads` [batch]: the one position of each row that is read in the end; None for all of them."""
-
-    def __init__(self, kept: Captured, reads: Tensor | None):
-        self.kept, self.reads = kept, reads
-        self.pack = Pack([], kept.positions)
-        self.local = Local()
-        self.edits = Edits()
-        self.size = 0  # tokens of the pack in the call that is running
-        self.stage = "all"  # or "keys" (stop when they are known), "reads" (only what is read)
-        self.mine = (torch.empty(0), torch.empty(0))  # keys and values of the rows under way
+class Wave(Attending):
+    """Carries rows from where they enter to the end."""
 
     def run(self, rows: Sequence[Row]) -> Tensor:
         """What the last layer hands on: [row, d_model] at the read positions, or [row, position, d_model]."""
@@ -106,35 +92,30 @@ class Wave(Carrier):
         self.edits = Edits()
         for number, row in enumerate(self.pack.rows):
             for change in row.changes.get(layer, ()):
-                if change.site == "resid_pre":
-                    continue
                 if is_across(change, self.kept.stack):
                     self.edits.across.setdefault(number, []).append(change)
-                    continue
-                tokens = self.pack.token(number, change.places)
-                if reads and change.site not in ("k", "v"):
-                    assert self.reads is not None
-                    own = change.places == self.reads[row.base]
-                    if not bool(own.any()):
-                        continue
-                    assert change.values is not None
-                    tokens = torch.full((1,), number)
-                    change = _at_one(change, own)
-                self.edits.add(change, tokens, "pack", number)
+                elif change.site != "resid_pre" and not reads:
+                    self.edits.add(change, self.pack.token(number, change.places), "pack", number)
+                elif change.site not in EARLY:
+                    self._edit_read(change, row, number, "pack", number)
         shift = len(self.pack.rows) if reads else len(self.pack.owner)
         for number, row in enumerate(self.local.rows):
             for change in row.changes[layer]:
-                places = change.places
                 if reads:
-                    assert self.reads is not None
-                    own = places == self.reads[row.base]
-                    if not bool(own.any()):
-                        continue
-                    change = _at_one(change, own)
-                    tokens = torch.full((1,), shift + number)
+                    self._edit_read(change, row, shift + number, "local", number)
                 else:
-                    tokens = shift + self.local.token(number, places)
-                self.edits.add(change, tokens, "local", number)
+                    tokens = shift + self.local.token(number, change.places)
+                    self.edits.add(change, tokens, "local", number)
+
+    def _edit_read(self, change: Change, row: Row, token: int, where: str, number: int) -> None:
+        """A change at the one token of a row that is left."""
+        assert self.reads is not None and change.values is not None
+        own = change.places == self.reads[row.base]
+        if bool(own.any()):
+            one = replace(
+                change, places=change.places[own], rows=change.rows[own], values=change.values[own]
+            )
+            self.edits.add(one, torch.full((1,), token), where, number)
 
     def _call(self, states: Tensor, tokens: Tokens, layer: int) -> Tensor:
         """The layer's own code on packed tokens."""
@@ -183,7 +164,7 @@ class Wave(Carrier):
             try:
                 self._call(states, self.pack.tokens, layer)
                 raise NotReplayed("the last layer never came to its attention")
-            except _Enough:
+            except Enough:
                 pass
         self.local = waiting
         self._place_edits(layer, reads=True)
@@ -229,121 +210,3 @@ class Wave(Carrier):
                 assert change.values is not None
                 whole[number, change.places] = change.values.to(whole)
         return whole
-
-    # Attention, when a layer asks for it
-
-    def attention(self, passage: Any, call: Callable[[], Any], parts: tuple) -> Any:
-        place: Place = passage.place
-        kept = self.kept.attended.get((place.stack, place.layer))
-        if kept is None:
-            raise NotReplayed(f"the {place.stack} stack was not kept")
-        query, key, value, _ = parts
-        if query.shape[0] != 1:
-            raise NotReplayed("its attention is called with several rows for packed tokens")
-        query = self._edited(place.stack, "q", query[0].transpose(0, 1))
-        if place.stack == self.kept.stack:
-            mixed = self._own(kept, query, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        elif self.stage == "keys":
-            raise NotReplayed("cross attention comes before its layer's own")
-        else:
-            mixed = self._across(kept, query)
-        mixed = self._patterned(kept, mixed, place.stack)
-        return self._edited(place.stack, "z", mixed)[None]
-
-    def _edited(self, stack: str, site: str, value: Tensor) -> Tensor:
-        return self.edits.put(stack, site, value.clone()) if self.edits.has(stack, site) else value
-
-    def _own(self, kept: Attended, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Self-attention: rows under way over their own keys, rows just entering as the run had it."""
-        size, stack, found = self.size, self.kept.stack, []
-        if self.pack.rows:
-            if self.stage == "reads":
-                keys, values = self.mine
-                reads = self.reads
-                assert reads is not None
-                found.append(
-                    over_reads(
-                        kept, query[:size], keys, values, self.pack.bases, reads[self.pack.bases]
-                    )
-                )
-            else:
-                keys = row_values(kept.call.key, self._edited(stack, "k", key[:size]), self.pack)
-                values = row_values(
-                    kept.call.value, self._edited(stack, "v", value[:size]), self.pack
-                )
-                self.mine = keys, values
-                if self.stage == "keys":
-                    raise _Enough
-                found.append(over_rows(kept, query[:size], keys, values, self.pack))
-        if len(query) > size:
-            found.append(self._entering(kept, query))
-        return torch.cat(found) if len(found) > 1 else found[0]
-
-    def _inside(self) -> Tokens:
-        """The positions of rows that enter inside this layer."""
-        if self.stage != "reads":
-            return self.local.tokens
-        assert self.reads is not None
-        bases = torch.tensor([row.base for row in self.local.rows], dtype=torch.long)
-        return Tokens(bases, self.reads[bases])
-
-    def _entering(self, kept: Attended, query: Tensor) -> Tensor:
-        """What the run mixed there, and anew where a query was changed."""
-        tokens = self._inside()
-        mixed = tokens.of(kept.output)
-        asked = self.edits.tokens(self.kept.stack, "q")
-        asked = asked[asked >= self.size] - self.size
-        if len(asked):
-            mixed = mixed.clone()
-            own = Tokens(tokens.rows[asked], tokens.places[asked])
-            mixed[asked] = over_run(kept, query[self.size :][asked], own)
-        return mixed
-
-    def _across(self, kept: Attended, query: Tensor) -> Tensor:
-        """Cross attention: what it looks at does not change."""
-        inside = self._inside()
-        if self.stage == "reads":
-            assert self.reads is not None
-            rows, places = self.pack.bases, self.reads[self.pack.bases]
-        else:
-            rows, places = self.pack.tokens.rows, self.pack.tokens.places
-        tokens = Tokens(torch.cat([rows, inside.rows]), torch.cat([places, inside.places]))
-        mixed = over_run(kept, query, tokens)
-        for number, changes in self.edits.across.items():
-            own = (
-                self.pack.owner == number
-                if self.stage != "reads"
-                else torch.arange(self.size) == number
-            )
-            own = torch.cat([own, own.new_zeros(len(query) - self.size)])
-            base = self.pack.rows[number].base
-            mine = changed_run(kept, base, changes)
-            mixed[own] = over_run(
-                mine, query[own], Tokens(torch.zeros_like(tokens.rows[own]), tokens.places[own])
-            )
-        return mixed
-
-    def _patterned(self, kept: Attended, mixed: Tensor, stack: str) -> Tensor:
-        """Rows of the pattern that were replaced, laid on the values that the row has."""
-        for owner, where, number, tokens, change in self.edits.patterns:
-            if owner != stack:
-                continue
-            row = (self.pack if where == "pack" else self.local).rows[number]
-            if where == "pack" and stack == self.kept.stack:
-                values = self.mine[1][number]  # [position, kv_head, width]
-            else:
-                values = kept.call.value[row.base].transpose(0, 1)
-            heads = torch.arange(mixed.shape[1]) if change.heads is None else change.heads
-            groups = mixed.shape[1] // values.shape[1]
-            assert change.values is not None
-            own = values[:, heads // groups].to(mixed)
-            mixed[tokens[:, None], heads] = torch.einsum(
-                "nhk,khd->nhd", change.values.to(mixed), own
-            )
-        return mixed
-
-
-def _at_one(change: Change, own: Tensor) -> Change:
-    assert change.values is not None
-    values = change.values[own]
-    return replace(change, places=change.places[own], rows=change.rows[own], values=values)

@@ -3,12 +3,9 @@
 Every cell is exact: what a forward of its own with a hook would give.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
 
 from interp.asking import choose_heads, choose_layers, choose_stack
 from interp.replay import Replay

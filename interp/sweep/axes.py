@@ -44,8 +44,8 @@ class Axes:
     def _check(self, names: tuple[str, ...], positions: Any, spans: Any) -> None:
         if "head" in names and head_axis(self.source.site) is None:
             raise ValueError(
-                f"{self.source.site} has no heads to go over; over=('layer', 'head') goes with z, q, k, v, pattern "
-                "and scores."
+                f"{self.source.site} has no heads to go over; over=('layer', 'head') goes with z, q, k, v, "
+                "pattern and scores."
             )
         if spans is not None and "span" not in names:
             raise ValueError(

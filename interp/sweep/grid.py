@@ -18,7 +18,7 @@ class Grid(Tensor):
     more. `skipped` counts cells that could not differ from the run. Arithmetic gives plain tensors.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     axes: tuple[str, ...]
     labels: dict[str, list[Any]]
@@ -45,7 +45,7 @@ class Grid(Tensor):
         grid.path, grid.why, grid.site, grid.skipped = path, why, site, skipped
         return grid
 
-    def __repr__(self) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         shape = ", ".join(
             f"{name} {size}" for name, size in zip(self.axes, self.shape, strict=False)
         )

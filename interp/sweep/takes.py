@@ -1,7 +1,7 @@
-"""What is put into a cell: another run's values, nothing, means, another row's, noise, or what a function makes."""
+"""What is put into a cell: another run's values, nothing, means, another row's, noise, a function's."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from interp.structure import Stack
 
 TAKES = ("zero", "mean", "mean_all", "resample", "noise")
+
+
+Function = Callable[[Tensor, At], Tensor | None]
 
 
 class Source:
@@ -55,18 +58,21 @@ class Source:
     def _is_function(self) -> bool:
         return callable(self.take) and not isinstance(self.take, (Trace, Mapping))
 
+    def function_given(self) -> Function:
+        return cast("Function", self.take)
+
     def readers(self) -> list[Hook]:
         """Keep the run's own values on the way, and what a function makes of them."""
         return [Hook(self.site, self._record, stack=self.stack.name)]
 
     def _record(self, value: Tensor, at: At) -> None:
         if at.layer in self.run:
-            raise ValueError(f"the {at.stack} stack passes {at.site} several times in one forward (windows, or "
-                             "several images), so its cells are not served.")  # fmt: skip
+            raise ValueError(f"the {at.stack} stack passes {at.site} several times in one forward (windows, "
+                             "or several images), so its cells are not served.")  # fmt: skip
         self.run[at.layer] = value.detach()
         if self._is_function() and not self.called:
             before = value._version
-            made = self.take(value, at)
+            made = self.function_given()(value, at)
             if value._version != before:
                 raise RuntimeError(
                     "the function of take= changed its value in place; return a changed copy."
@@ -82,8 +88,8 @@ class Source:
     def check_prompt(self, what: str, prompt: "Prompt") -> None:
         if (len(prompt), prompt.length) != self.extent:
             raise ValueError(
-                f"{what} lies on the prompt's {prompt.length} positions, and {self.site} of the {self.stack.name} "
-                f"stack has {self.extent[1]}; give positions= as numbers."
+                f"{what} lies on the prompt's {prompt.length} positions, and {self.site} of the "
+                f"{self.stack.name} stack has {self.extent[1]}; give positions= as numbers."
             )
 
     def fill(self, replay: "Replay") -> None:
@@ -129,8 +135,8 @@ class Source:
         if (len(theirs), theirs.length) != (len(own), own.length):
             raise ValueError(
                 f"the trace is of {len(theirs)} x {theirs.length} tokens and the prompt of {len(own)} x "
-                f"{own.length}: values are put at the same row and position, so clean and corrupted prompts must "
-                "be as many and of one length. Choose a counterfactual with as many tokens."
+                f"{own.length}: values are put at the same row and position, so clean and corrupted prompts "
+                "must be as many and of one length. Choose a counterfactual with as many tokens."
             )
         if not torch.equal(theirs.mask.cpu(), own.mask.cpu()):
             raise ValueError(
@@ -148,8 +154,8 @@ class Source:
     def need(self, layer: int) -> Tensor:
         if layer not in self.values:
             raise LookupError(
-                f"take= holds no {self.site} of layer {layer}; it has layers {sorted(self.values)}: record them too, "
-                "or restrict layers=."
+                f"take= holds no {self.site} of layer {layer}; it has layers {sorted(self.values)}: record "
+                "them too, or restrict layers=."
             )
         return self.values[layer]
 
@@ -169,8 +175,8 @@ class Source:
         rows = len(next(iter(values.values())))
         if own and rows < 2 and self.take != "mean_all":
             raise ValueError(
-                f"take={self.take!r} with one row: its mean is the row itself, and there is no other row to draw. "
-                "Give reference= (a Prompt or Trace of other texts), or several rows."
+                f"take={self.take!r} with one row: its mean is the row itself, and there is no other row to "
+                "draw. Give reference= (a Prompt or Trace of other texts), or several rows."
             )
         if self.take == "mean_all":
             return {
@@ -188,13 +194,14 @@ class Source:
         layer, value = next(iter(values.items()))
         if value.shape[1:] != self.run[layer].shape[1:]:
             raise ValueError(
-                f"the reference's {self.site} is {tuple(value.shape)} and the run's {tuple(self.run[layer].shape)}: "
-                "positions can only be matched in prompts of one length; take='mean_all' needs no positions."
+                f"the reference's {self.site} is {tuple(value.shape)} and the run's "
+                f"{tuple(self.run[layer].shape)}: positions can only be matched in prompts of one "
+                "length; take='mean_all' needs no positions."
             )
         if not bool(mask.all()):
             raise ValueError(
-                f"take={self.take!r} matches positions, and the reference is padded; give rows of one length, or "
-                "take='mean_all'."
+                f"take={self.take!r} matches positions, and the reference is padded; give rows of one "
+                "length, or take='mean_all'."
             )
 
     def _mean_of_all(self, value: Tensor, mask: Tensor, layer: int) -> Tensor:
@@ -216,10 +223,10 @@ class Source:
         real = value[mask.to(value.device)] if mask.shape == value.shape[:2] else value
         return self.scale * real.std() * drawn
 
-    def function(self, replay: "Replay") -> Callable[[Tensor, At], Tensor | None]:
+    def function(self, replay: "Replay") -> Function:
         """For windows: what is done to the values of the changed run itself."""
         if self.take != "noise":
-            return self.take
+            return self.function_given()
         return lambda value, at: (
             value + self.noise(self.run[at.layer], at.layer, replay.prompt.mask)
         )
