@@ -135,13 +135,13 @@ class Divergence(Readout):
 
     def bind(self, model: "Model", prompt: "Prompt", first: bool = False) -> "Divergence":
         reference = self.reference
-        if reference.ndim == 3:
-            rows = torch.arange(len(reference), device=reference.device)
-            reference = reference[rows, self.places(prompt, reference)]
         if len(reference) != len(prompt):
             raise ValueError(
                 f"{self.name} has {len(reference)} reference rows, and the prompt {len(prompt)}."
             )
+        if reference.ndim == 3:
+            rows = torch.arange(len(reference), device=reference.device)
+            reference = reference[rows, self.places(prompt, reference)]
         return replace(self, reference=reference)
 
     def of(self, logits: Tensor, rows: Tensor) -> Tensor:

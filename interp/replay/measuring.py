@@ -90,9 +90,11 @@ def _work(
         return
     by_position = isinstance(metric, Readout) and replay.reads_positions
     total = len(replay.kept.layers)
-    for rows in chunks(
-        replay, replay.rows(cells), budget, together=not isinstance(metric, Readout)
-    ):
+    every = replay.rows(cells)
+    if by_position:  # what differs only behind the position that is read does not reach it
+        reads = metric.places(replay.prompt, replay.logits)
+        every = [row for row in every if row.start <= int(reads[row.base])]
+    for rows in chunks(replay, every, budget, together=not isinstance(metric, Readout)):
         size = sum((replay.kept.positions - row.start) * (total - row.entry + 0.5) for row in rows)
         if isinstance(metric, Readout):
             places = (

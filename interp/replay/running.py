@@ -243,6 +243,10 @@ class Replay:
 
     def _named(self, change: Change) -> Change:
         check_site(change)
+        if change.fn is not None and self.path != "whole":
+            raise ValueError(
+                "a change by a function needs forwards of its own: Replay(..., path='whole')."
+            )
         if change.site == "scores" and self.path != "whole":
             raise ValueError(
                 "changes of scores are not replayed: give the pattern that they make, or path='whole'."

@@ -167,6 +167,8 @@ class Wave(Attending):
             except Enough:
                 pass
         self.local = waiting
+        if not self.pack.rows and not self.local.rows:
+            return self._in_order(rows, [], states)
         self._place_edits(layer, reads=True)
         theirs = self.reads[torch.tensor([row.base for row in self.local.rows], dtype=torch.long)]
         bases = torch.tensor([row.base for row in self.local.rows], dtype=torch.long)

@@ -60,6 +60,8 @@ def sweep(
     host = _host(model, tower.name)
     source = Source(model, name, tower, take, reference, scale, seed, _window(window) > 1)
     source.check_heads(choose_heads(tower, heads, name) if heads is not None else None)
+    whole = "a function over windows sees what the window's earlier layers made"
+    path = "whole" if source.called else path
     replay = Replay(model, prompt, host, using, hooks, source.readers(), path)
     source.fill(replay)
     axes = Axes(replay, source, named, chosen, positions, heads, spans, window)
@@ -68,10 +70,9 @@ def sweep(
     shape = [len(axes.labels[name]) for name in named]
     grid = values.reshape(len(values), *shape, *values.shape[2:])
     plain = replay.values([[]], metric)[:, 0]
+    why = whole if source.called else replay.why
     skipped = sum(not cell for cell in cells)
-    return Grid.of(
-        grid, ("batch", *named), axes.labels, plain, replay.path, replay.why, name, skipped
-    )
+    return Grid.of(grid, ("batch", *named), axes.labels, plain, replay.path, why, name, skipped)
 
 
 def _names(over: Sequence[str] | str) -> tuple[str, ...]:
