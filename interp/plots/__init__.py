@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
 MAPS = ("head_map", "head_maps", "image_map", "metric_map")
 # Each analysis has a file here of its own name, with a function `figure(result)`.
-RESULTS = ("bigram_backcopy", "flow", "heads", "rhythm", "sinks")
+RESULTS = (
+    "activation_patching",
+    "bigram_backcopy",
+    "causal_tracing",
+    "fcct",
+    "flow",
+    "head_importance",
+    "heads",
+    "path_patching",
+    "rhythm",
+    "sinks",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,43 @@
+"""Circuits: which parts of a model do a task, as records, and whether they do.
+
+    graph = Graph.of(model)
+    circuit = Circuit.of(graph, ["0.2", "2.1", "mlp 3"], task="ioi")
+    runs = NodeRuns(model, task, Instead("mean", groups="template"))
+    faithfulness(runs, circuit).share
+
+`NodeRuns` replaces heads and MLPs outside a circuit, `EdgeRuns` what flows along edges outside of it.
+"""
+
+from interp.circuits.building import greedy, pruned, top
+from interp.circuits.curves import SIZES, areas, overlap
+from interp.circuits.edges import EdgeRuns
+from interp.circuits.graph import Edge, Graph, Node
+from interp.circuits.judging import completeness, curve, faithfulness, minimality
+from interp.circuits.nodes import NodeRuns
+from interp.circuits.paths import path_effects
+from interp.circuits.record import Circuit
+from interp.circuits.replaced import Instead
+from interp.circuits.search import node_effects, searched
+
+__all__ = [
+    "SIZES",
+    "Circuit",
+    "Edge",
+    "EdgeRuns",
+    "Graph",
+    "Instead",
+    "Node",
+    "NodeRuns",
+    "areas",
+    "completeness",
+    "curve",
+    "faithfulness",
+    "greedy",
+    "minimality",
+    "node_effects",
+    "overlap",
+    "path_effects",
+    "pruned",
+    "searched",
+    "top",
+]
