@@ -16,7 +16,7 @@ def test_tables_are_current():
 def test_every_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # one of them saves a result
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(snippets) == 7
+    assert len(snippets) == 9
     # The image's snippet comes second, and leaves its own prompt behind.
     snippets[1], snippets[0] = snippets[0], snippets[1]
     names = {"interp": interp}
@@ -24,6 +24,7 @@ def test_every_snippet_runs(tmp_path, monkeypatch):
         exec(snippet, names)
     assert names["trace"]["received", 2].shape[:2] == (1, 8)
     assert names["prompt"].where("S2").sum() == 8
+    assert names["grid"].shape == (1, 4, 16) and names["grid"].path == "positions"
     assert type(names["model"]) is interp.Model
     assert type(names["result"]) is interp.Result and (tmp_path / "runs" / "sinks").is_dir()
 

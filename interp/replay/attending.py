@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.live import Carrier, Place
+from interp.live import Place
 from interp.replay.attention import changed_run, over_reads, over_rows, over_run, row_values
 from interp.replay.capture import Attended, Captured, NotReplayed
 from interp.replay.packing import Tokens
+from interp.replay.pieces import InPieces
 from interp.replay.rows import Edits, Local, Pack
 
 
@@ -17,11 +18,12 @@ class Enough(Exception):
     """Keys and values are known, and nothing else of this layer is wanted."""
 
 
-class Attending(Carrier):
+class Attending(InPieces):
     """`reads` [batch]: the one position of each row that is read in the end; None for all of them."""
 
     def __init__(self, kept: Captured, reads: Tensor | None):
         self.kept, self.reads = kept, reads
+        self.projected = kept.projected
         self.pack = Pack([], kept.positions)
         self.local = Local()
         self.edits = Edits()

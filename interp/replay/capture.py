@@ -52,6 +52,7 @@ class Captured:
     layers: list[LayerCall] = field(default_factory=list)
     stream: list[Tensor] = field(default_factory=list)  # [batch, position, d_model], last after all
     attended: dict[tuple[str, int], Attended] = field(default_factory=dict)
+    projected: dict[nn.Module, Tensor] = field(default_factory=dict)  # what makes q, k and v
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     output: Any = None
 
@@ -68,6 +69,7 @@ class Captured:
         kept = [*self.stream, *(layer.added for layer in self.layers)]
         for one in self.attended.values():
             kept += [one.call.key, one.call.value, one.output]
+        kept += self.projected.values()
         return sum(value.numel() * value.element_size() for value in kept if value is not None)
 
 
@@ -79,6 +81,7 @@ class Recorder(Carrier):
         self.names = (stack.name, *beside)  # its own attention, and cross attention in its layers
         self.kept = Captured(stack.name, prompt)
         self._output: Tensor | None = None
+        self._projecting: set[nn.Module] = set()
         self.why = ""  # it cannot be replayed; the run itself goes on
 
     def layer(self, place: Place, forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
@@ -126,12 +129,25 @@ class Recorder(Carrier):
         self.kept.attended[place.stack, place.layer] = Attended(one, output.detach(), known)
         return output
 
+    def keep_projection(self, module: nn.Module, output: Any) -> None:
+        """A module that runs twice in a forward is not kept: which call is meant could not be told."""
+        twice = module in self._projecting
+        self._projecting.add(module)
+        if twice or not isinstance(output, Tensor) or output.ndim != 3:
+            self.kept.projected.pop(module, None)
+        else:
+            self.kept.projected[module] = output.detach()
+
     def finish(self, output: Any, logits: Tensor) -> Captured:
         if len(self.kept.layers) != self.stack.size or self._output is None:
             raise NotReplayed(
                 f"{len(self.kept.layers)} of its {self.stack.size} layers ran with this prompt"
             )
         self.kept.stream.append(self._output)
+        first = self.kept.stream[0]
+        for module, value in list(self.kept.projected.items()):
+            if value.shape[:2] != first.shape[:2]:
+                del self.kept.projected[module]
         self.kept.output, self.kept.logits = output, logits.detach()
         return self.kept
 

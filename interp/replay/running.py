@@ -19,6 +19,7 @@ from interp.replay.capture import Captured, NotReplayed, Recorder
 from interp.replay.changes import Change, check_site, every_place
 from interp.replay.head import of_rows, of_tokens
 from interp.replay.packing import cuts
+from interp.replay.pieces import projection_taps, taps
 from interp.replay.reach import starts
 from interp.replay.rows import Row, rows_of
 from interp.replay.wave import Wave
@@ -91,11 +92,11 @@ class Replay:
         run = Run()
         run.prompt = prompt
         with ExitStack() as leaving:
-            taps = [
-                *taps_for(model.hf, model.stacks, wanted, weakref.ref(model)),
-                *layer_taps(self.stack),
-            ]
-            leaving.enter_context(shadowed(taps))
+            tapped = [*taps_for(model.hf, model.stacks, wanted, weakref.ref(model))]
+            if recorder is not None:
+                tapped += layer_taps(self.stack)
+                tapped += projection_taps(self.stack)
+            leaving.enter_context(shadowed(tapped))
             leaving.enter_context(live(session))
             leaving.callback(RUN.reset, RUN.set(run))
             plan_run(model.hf, run)
@@ -181,8 +182,10 @@ class Replay:
         reads = torch.full((kept.batch,), kept.positions - 1) if self.reads_positions else None
         try:
             for cell in self._trials():
-                expected, found = self.whole(cell), self._replayed(cell, reads)
-                expected = expected if reads is None else expected[:, -1]
+                expected = self.whole(cell)
+                if reads is not None:  # a copy: the whole logits of a long batch are large
+                    expected = expected[:, -1].clone()
+                found = self._replayed(cell, reads)
                 limit = max(CLOSE, 8 * torch.finfo(expected.dtype).eps)
                 real = expected.isfinite()
                 off = float((found - expected)[real].abs().max())
@@ -323,9 +326,12 @@ class Replay:
         wave = Wave(self.kept, reads)
         placed = place_hooks(model.stacks, list(wave.hooks(rows)), model.name)
         wanted = [(hook.stack, hook.hook.site) for hook in placed]
-        taps = [tap for tap in taps_for(model.hf, model.stacks, wanted, weakref.ref(model))
-                if tap[0] is not model.hf]  # fmt: skip
-        with shadowed(taps), live(Session(model.places, placed, carrier=wave)):
+        tapped = [tap for tap in taps_for(model.hf, model.stacks, wanted, weakref.ref(model))
+                  if tap[0] is not model.hf]  # fmt: skip
+        with (
+            shadowed([*tapped, *taps(self.stack)]),
+            live(Session(model.places, placed, carrier=wave)),
+        ):
             return wave.run(rows)
 
     def head_tokens(self, states: Tensor, columns: Tensor | None) -> Tensor:

@@ -120,6 +120,7 @@ class Wave(Attending):
     def _call(self, states: Tensor, tokens: Tokens, layer: int) -> Tensor:
         """The layer's own code on packed tokens."""
         call = self.kept.layers[layer]
+        self.tokens, self.fresh = tokens, self._fresh(layer)
         given = packed(call.given, tokens, self.kept.batch, self.kept.positions)
         given[call.stream] = states[None]
         run = new_run(self.kept.prompt, 1, len(states))
@@ -134,6 +135,21 @@ class Wave(Attending):
         if call.added is not None:
             return output[0] + tokens.of(call.added)
         return output[0]
+
+    def _fresh(self, layer: int) -> Tensor | None:
+        """Tokens that enter the layer changed; those of rows that only now begin to differ are mostly not."""
+        if self.stage == "reads":
+            return None
+        changed = torch.zeros(len(self.pack.owner) + len(self.local.tokens), dtype=torch.bool)
+        for number, row in enumerate(self.pack.rows):
+            first = int(self.pack.offsets[number])
+            if row.entry < layer:
+                changed[first : first + self.kept.positions - row.start] = True
+                continue
+            for change in row.changes[layer]:
+                if change.site == "resid_pre":
+                    changed[self.pack.token(number, change.places)] = True
+        return None if bool(changed.all()) else changed.nonzero().flatten()
 
     def hooks(self, rows: Sequence[Row]) -> Iterator[Hook]:
         """What changes the outputs of projections and MLPs, wherever one of the rows asks for it."""
