@@ -3,13 +3,11 @@
 Two operators are published and differ (arXiv 2310.08744, arXiv 2211.00593); see `interp.circuits.paths`.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas
 import torch
-from torch import Tensor
 
 from analyses import analysis
 from interp.asking import choose_stack
@@ -18,12 +16,12 @@ from interp.circuits.paths import OPERATORS, PathEffects, path_effects
 from interp.pairs import METRICS, pairs
 from interp.registry import unknown
 from interp.result import Result
+from interp.statistics import NORMAL, standard_error
 
 if TYPE_CHECKING:
     from interp.model import Model
     from interp.structure import Stack
 
-NORMAL = 1.96  # standard errors in a 95 % interval
 BY_CHANCE = 0.05  # of intervals that hold no 0 although nothing is there
 FIRST = 5  # heads to name
 WORTH = 0.01  # the least share of one that is named
@@ -114,18 +112,13 @@ def _table(found: PathEffects) -> Any:
         share = float(found.share[number])
         row = {"layer": sender.layer, "head": sender.head}
         for name, mean, error in (
-            ("share", share, _error(raw - share * way) / abs(float(way.mean()))),
-            ("raw", float(raw.mean()), _error(raw)),
+            ("share", share, float(standard_error(raw - share * way)) / abs(float(way.mean()))),
+            ("raw", float(raw.mean()), float(standard_error(raw))),
         ):
             ends = (mean - NORMAL * error, mean + NORMAL * error)
             row |= {name: mean, f"{name}_low": ends[0], f"{name}_high": ends[1]}
         rows.append(row)
     return pandas.DataFrame(rows)
-
-
-def _error(values: Tensor) -> float:
-    """The standard error of a mean; of one value there is none. Of a ratio of means, its residuals'."""
-    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def _notes(

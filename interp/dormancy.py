@@ -11,11 +11,11 @@ from torch import Tensor
 from interp.batches import Batch
 from interp.scoring import answer_ids, last_logits
 from interp.sites import Hook
+from interp.statistics import NORMAL, standard_error
 
 if TYPE_CHECKING:
     from interp.model import Model
 
-NORMAL = 1.96  # standard errors in a 95 % interval
 HARMLESS = 0.05  # nats
 
 
@@ -82,7 +82,7 @@ def effects(
     for layer, head in heads:
         hook = silence(stack, layer, head)
         change = torch.cat([losses(model, batch, [hook], answered) for batch in batches]) - plain
-        error = float(change.std() / len(change) ** 0.5) if len(change) > 1 else float("nan")
+        error = float(standard_error(change))
         mean = float(change.mean())
         found[layer, head] = Effect(mean, mean - NORMAL * error, mean + NORMAL * error)
     return found

@@ -6,8 +6,16 @@ from collections.abc import Collection, Hashable
 import torch
 from torch import Tensor
 
+NORMAL = 1.96  # standard errors from a mean to the end of its 95 % interval
 # The hard-concrete gate of Voita et al. 2019: a sigmoid at this temperature, stretched to these ends.
 TEMPERATURE, ENDS = 0.33, (-0.1, 1.1)
+
+
+def standard_error(values: Tensor) -> Tensor:
+    """Of the mean over the first axis; not a number where there is one value only."""
+    if len(values) < 2:
+        return torch.full_like(values.double().mean(0), float("nan"))
+    return values.std(0) / len(values) ** 0.5
 
 
 def pass_at_k(count: int, right: int, k: int) -> float:

@@ -17,11 +17,10 @@ from interp.asking import choose_stack
 from interp.pairs import METRICS
 from interp.registry import unknown
 from interp.result import Result
+from interp.statistics import NORMAL, standard_error
 
 if TYPE_CHECKING:
     from interp.model import Model
-
-NORMAL = 1.96  # standard errors in a 95 % interval
 
 
 @analysis
@@ -138,8 +137,7 @@ def _columns(asked: Asked, name: str) -> dict[str, Tensor]:
     mean = values.mean(0)
     found = {name: mean}
     if name in ABLATIONS:
-        enough = len(values) > 1
-        error = values.std(0) / len(values) ** 0.5 if enough else mean * float("nan")
+        error = standard_error(values)
         found |= {f"{name}_low": mean - NORMAL * error, f"{name}_high": mean + NORMAL * error}
     return found | ({f"{name}_size": values.abs().mean(0)} if name in SIGNED else {})
 

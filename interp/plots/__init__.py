@@ -16,6 +16,7 @@ MAPS = ("head_map", "head_maps", "image_map", "metric_map")
 # Each analysis has a file here of its own name, with a function `figure(result)`.
 RESULTS = (
     "activation_patching",
+    "attribution",
     "bigram_backcopy",
     "causal_tracing",
     "fcct",
