@@ -13,11 +13,12 @@ def report(path: Path) -> str:
     started = time.process_time()
     text, said = _language()
     vision, answered = _vision()
+    caused, moved = _causes()
     asked, found = _analyses()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page([*text, *vision, *asked]), encoding="utf-8")
+    path.write_text(_page([*text, *vision, *caused, *asked]), encoding="utf-8")
     return (
-        f"{said}\n{answered}\n{found}\n"
+        f"{said}\n{answered}\n{moved}\n{found}\n"
         f"Open it in a browser: {path} ({time.process_time() - started:.1f} s of CPU)"
     )
 
@@ -88,8 +89,38 @@ def _vision() -> tuple[list[Any], str]:
     return parts, f"{model}\n{record.prompt} {answer.strip()}"
 
 
+def _causes() -> tuple[list[Any], str]:
+    """Where one name's difference lies on its way to the answer: every cell is a run of its own."""
+    import interp
+    from interp.metrics import logit_diff
+
+    model = interp.load("demo-lm")
+    record = interp.Task.load("ioi", count=1, counterfactual="flip")[0]
+    metric = logit_diff(record.answers[0], record.wrong[0])
+    clean = model.trace(record.prompt, "resid_pre", "z")
+    grids = [
+        model.sweep(record.counterfactual, "resid_pre", take=clean, metric=metric),
+        model.sweep(record.counterfactual, "z", take=clean, over=("layer", "head"), metric=metric),
+    ]
+    cells = sum(grid.numel() for grid in grids)
+    parts = [
+        "<h2>Where it comes from</h2>",
+        f"<p>Clean: <i>{record.prompt}</i> <b>{record.answers[0].strip()}</b>. Corrupted: "
+        f"<i>{record.counterfactual}</i> Into the corrupted run one state of the clean one is put at a time; "
+        "colour says by how much the logit of the clean answer gains on the other name.</p>",
+        grids[0].figure(title="the residual stream, token by token"),
+        grids[1].figure(title="each head at all positions"),
+    ]
+    best = grids[1].effect[0].flatten().argmax()
+    layer, head = divmod(int(best), grids[1].shape[-1])
+    return parts, (
+        f"{cells} patched runs, exact; the metric goes from {float(grids[0].plain[0]):+.2f} by up to "
+        f"{float(grids[1].effect.max()):+.2f} with head {layer}.{head} alone."
+    )
+
+
 def _analyses() -> tuple[list[Any], str]:
-    """What three analyses say of the two models, in figures and in sentences."""
+    """What some analyses say of the two models, in figures and in sentences."""
     import interp
     from analyses import ANALYSES
 
@@ -99,6 +130,7 @@ def _analyses() -> tuple[list[Any], str]:
     results = [
         ANALYSES["heads"](language, task("ioi", count=10), pairs=0),
         ANALYSES["sinks"](language, {"facts": task("facts", count=10), "who": who}),
+        ANALYSES["head_importance"](language, task("ioi", count=16)),
         ANALYSES["flow"](vision, task("colour", count=10), methods=["rollout", "chefer", "lrp"]),
     ]
     parts: list[Any] = ["<h2>What the analyses say</h2>"]
@@ -107,7 +139,7 @@ def _analyses() -> tuple[list[Any], str]:
         parts += [f"<h3>{result.analysis}</h3>", result.figure(), f"<ul>{notes}</ul>"]
     kinds = results[0].table["type"].value_counts()
     said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    judged = next(note for note in results[2].notes if note.startswith("Deletion"))
+    judged = next(note for note in results[-1].notes if note.startswith("Deletion"))
     return parts, f"heads: {said}\nsinks: {results[1].notes[0]}\nflow: {judged}"
 
 

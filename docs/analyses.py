@@ -115,6 +115,45 @@ def _trajectory(result: Result) -> Any:
     return result.table
 
 
+def _importance(result: Result) -> Any:
+    """The heads that matter most by mean ablation."""
+    measures = ["zero", "mean", "resample", "gradient", "mask", "direct", "vhd"]
+    columns = ["layer", "head", *(name for name in measures if name in result.table)]
+    order = result.table["mean"].abs().sort_values(ascending=False).index[:8]
+    return result.table.loc[order, columns]
+
+
+def _paths(result: Result) -> Any:
+    columns = ["layer", "head", "share", "share_low", "share_high", "raw"]
+    order = result.table["share"].abs().sort_values(ascending=False).index[:8]
+    return result.table.loc[order, columns]
+
+
+def _peaks(*axes: str) -> Callable[[Result], Any]:
+    """Of each combination of these columns, the row with the largest effect."""
+
+    def shown(result: Result) -> Any:
+        name = "rate" if "rate" in result.table else "effect"
+        table = result.table.dropna(subset=name)
+        rows = table.groupby(list(axes), sort=False)[name].apply(lambda one: one.abs().idxmax())
+        hidden = {
+            "low",
+            "high",
+            "effect_low",
+            "effect_high",
+            "share_low",
+            "share_high",
+            "mean_of_ratios",
+        }
+        return table.loc[rows, [column for column in table if column not in hidden]]
+
+    return shown
+
+
+def _agreement(result: Result) -> Any:
+    return result.tables["agreement"]
+
+
 BACKCOPY = """Measured beside it, each once. Other seeds at step 1000 (`seed=1`, `seed=2`): sink
 0.858 and 0.192, drain 0.122 and 0.325, copy risk 0.0026 and 0.0027: with seed 2 the model copies,
 and its sink has not come. The residual peak does not form in one layer. With three (`layers=3,
@@ -156,6 +195,29 @@ ASKED = (
     Asked("flow", "flow(demo_vit, digits, limit=65)", _of("flow", "demo-vit", "digits", {"limit": 65}),
           _areas),
     Asked("flow", "flow(demo_vlm, colour)", _of("flow", "demo-vlm", "colour"), _areas),
+    Asked("causal_tracing", "causal_tracing(demo_lm, facts)",
+          _of("causal_tracing", "demo-lm", "facts", count=40), _peaks("kind", "role")),
+    Asked("causal_tracing", 'causal_tracing(demo_lm, facts, corruption="tokens", severed=("mlp_out", "attn_out"))',
+          _of("causal_tracing", "demo-lm", "facts",
+              {"corruption": "tokens", "severed": ("mlp_out", "attn_out")}, count=40),
+          _peaks("kind", "severed", "role")),
+    Asked("activation_patching", "activation_patching(demo_lm, ioi)",
+          _of("activation_patching", "demo-lm", "ioi", count=32), _peaks("direction", "site", "place")),
+    Asked("fcct", "fcct(demo_vlm, existence)", _of("fcct", "demo-vlm", "existence", count=40),
+          _peaks("group", "component")),
+    Asked("head_importance", "head_importance(demo_lm, ioi)",
+          _of("head_importance", "demo-lm", "ioi", count=32), _importance),
+    Asked("head_importance", "head_importance(demo_vlm, existence)",
+          _of("head_importance", "demo-vlm", "existence", count=32), _importance),
+    Asked("head_importance", "head_importance(demo_vit, digits)",
+          _of("head_importance", "demo-vit", "digits", count=32), _importance),
+    Asked("path_patching", "path_patching(demo_lm, ioi)",
+          _of("path_patching", "demo-lm", "ioi", count=64), _paths),
+    Asked("path_patching", 'path_patching(demo_lm, ioi, receivers=[(2, 1, "k"), (2, 1, "v")], position="S2")',
+          _of("path_patching", "demo-lm", "ioi",
+              {"receivers": [(2, 1, "k"), (2, 1, "v")], "position": "S2"}, count=64), _paths),
+    Asked("attribution", "attribution(demo_lm, ioi)",
+          _of("attribution", "demo-lm", "ioi", count=32), _agreement),
     Asked(
         "bigram_backcopy",
         "bigram_backcopy()",

@@ -47,5 +47,6 @@ def test_demo_writes_a_report(tmp_path):
     page = (tmp_path / "deep" / "report.html").read_text(encoding="utf-8")
     assert "40 of 40 sites can be read, 40 changed" in said
     assert "sinks: facts, text stack: " in said and "flow: " in said
-    assert page.count("plotly-graph-div") == 7 and "which is right" in page
+    assert "patched runs, exact; the metric goes from -" in said
+    assert page.count("plotly-graph-div") == 10 and "which is right" in page
     assert "cdn" not in page[:2000] and "<script src=" not in page

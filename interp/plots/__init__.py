@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from interp.plots.maps import head_maps as head_maps
     from interp.plots.maps import image_map as image_map
     from interp.plots.maps import metric_map as metric_map
+    from interp.plots.sweep_figure import sweep_map as sweep_map
 
-MAPS = ("head_map", "head_maps", "image_map", "metric_map")
+MAPS = {"head_map": "maps", "head_maps": "maps", "image_map": "maps", "metric_map": "maps",
+        "sweep_map": "sweep_figure"}  # fmt: skip
 # Each analysis has a file here of its own name, with a function `figure(result)`.
 RESULTS = (
     "activation_patching",
@@ -31,7 +33,7 @@ RESULTS = (
 
 def __getattr__(name: str) -> Any:
     if name in MAPS:
-        return getattr(importlib.import_module("interp.plots.maps"), name)
+        return getattr(importlib.import_module(f"interp.plots.{MAPS[name]}"), name)
     if name in RESULTS:
         return importlib.import_module(f"interp.plots.{name}_figure").figure
     raise AttributeError(f"module 'interp.plots' has no attribute {name!r}")

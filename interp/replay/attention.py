@@ -52,7 +52,7 @@ def over_reads(
         at = places if call.mask.shape[2] > 1 else torch.zeros_like(places)
         mask = call.mask[rows, :, at][:, :, None]
     elif call.causal:
-        mask = (order[None] <= places[:, None])[:, None, None]
+        mask = (order[None] <= places[:, None])[:, None, None].to(query.device)
     bias = call.bias
     if bias is not None:
         bias = bias[bases if len(bias) > 1 else torch.zeros_like(bases), :, places][:, :, None]
@@ -70,8 +70,8 @@ def over_run(kept: Attended, query: Tensor, tokens: Tokens) -> Tensor:
         key, value = (part[rows].transpose(1, 2) for part in (call.key, call.value))
         mask = _at(call.mask, base, tokens.places[own])
         if mask is None and call.causal:
-            order = torch.arange(call.key.shape[2], device=query.device)
-            mask = (order <= tokens.places[own][:, None])[None, None]
+            order = torch.arange(call.key.shape[2])
+            mask = (order <= tokens.places[own][:, None])[None, None].to(query.device)
         bias = _at(call.bias, base, tokens.places[own])
         one = replace(call, bias=bias, mask=mask, causal=False)
         output[own] = _mix(
@@ -111,7 +111,7 @@ def _row_mask(call: Call, pack: Pack) -> Tensor | None:
         if not call.causal or pack.positions == 1:
             return None
         order = torch.arange(pack.positions)
-        return (order[None, :] <= order[top:, None])[None, None]
+        return (order[None, :] <= order[top:, None])[None, None].to(call.key.device)
     key = call.mask.data_ptr()
     if key not in pack.masks:
         own = call.mask if call.mask.shape[2] == 1 else call.mask[:, :, top:]

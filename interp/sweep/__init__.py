@@ -72,7 +72,10 @@ def sweep(
     plain = replay.values([[]], metric)[:, 0]
     why = whole if source.called else replay.why
     skipped = sum(not cell for cell in cells)
-    return Grid.of(grid, ("batch", *named), axes.labels, plain, replay.path, why, name, skipped)
+    prompt = replay.prompt
+    tokens = prompt.tokens if (len(prompt), prompt.length) == source.extent else []
+    how = (replay.path, why, name, skipped, tokens)
+    return Grid.of(grid, ("batch", *named), axes.labels, plain, *how)
 
 
 def _names(over: Sequence[str] | str) -> tuple[str, ...]:

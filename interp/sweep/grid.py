@@ -7,6 +7,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     import pandas
+    from plotly.graph_objects import Figure
 
 
 class Grid(Tensor):
@@ -15,7 +16,9 @@ class Grid(Tensor):
     `axes` names its axes and `labels` what stands along them; `plain` [batch] is the metric with
     nothing changed. `path` says which way was taken: "positions" (only layers and positions that may
     differ were run), "layers" (all positions) or "whole" (a forward for each cell), and `why` why not
-    more. `skipped` counts cells that could not differ from the run. Arithmetic gives plain tensors.
+    more. `skipped` counts cells that could not differ from the run. `tokens` are what stands at the
+    positions, row by row; empty where the site's positions are not the prompt's. Arithmetic gives plain
+    tensors.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
@@ -27,6 +30,7 @@ class Grid(Tensor):
     why: str
     site: str
     skipped: int
+    tokens: list[list[str]]
 
     @classmethod
     def of(
@@ -39,10 +43,12 @@ class Grid(Tensor):
         why: str,
         site: str,
         skipped: int,
+        tokens: list[list[str]],
     ) -> "Grid":
         grid = values.as_subclass(cls)
         grid.axes, grid.labels, grid.plain = axes, labels, plain
         grid.path, grid.why, grid.site, grid.skipped = path, why, site, skipped
+        grid.tokens = tokens
         return grid
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
@@ -58,6 +64,12 @@ class Grid(Tensor):
         own = self.as_subclass(Tensor)
         shape = [len(self.plain), *[1] * (len(self.axes) - 1), *self.plain.shape[1:]]
         return own - self.plain.reshape(shape)
+
+    def figure(self, row: int | None = None, title: str = "") -> "Figure":
+        """The picture of it: `interp.plots.sweep_map(grid)`."""
+        from interp.plots import sweep_map
+
+        return sweep_map(self, row, title)
 
     def table(self) -> "pandas.DataFrame":
         """One row a number: batch, the axes, value, plain and effect."""
