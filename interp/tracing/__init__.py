@@ -1,0 +1,1 @@
+"""What causal tracing and patching are put together from: noise, places with a meaning, averages."""
