@@ -106,7 +106,7 @@ def _causes() -> tuple[list[Any], str]:
     parts = [
         "<h2>Where it comes from</h2>",
         f"<p>Clean: <i>{record.prompt}</i> <b>{record.answers[0].strip()}</b>. Corrupted: "
-        f"<i>{record.counterfactual}</i> Into the corrupted run one state of the clean one is put at a time; "
+        f"<i>{record.counterfactual}</i>. Into the corrupted run one state of the clean one is put at a time; "
         "colour says by how much the logit of the clean answer gains on the other name.</p>",
         grids[0].figure(title="the residual stream, token by token"),
         grids[1].figure(title="each head at all positions"),

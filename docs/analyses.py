@@ -145,7 +145,7 @@ def _peaks(*axes: str) -> Callable[[Result], Any]:
             "share_high",
             "mean_of_ratios",
         }
-        return table.loc[rows, [column for column in table if column not in hidden]]
+        return table.loc[rows, [one for one in table if one not in hidden]]
 
     return shown
 
@@ -197,7 +197,8 @@ ASKED = (
     Asked("flow", "flow(demo_vlm, colour)", _of("flow", "demo-vlm", "colour"), _areas),
     Asked("causal_tracing", "causal_tracing(demo_lm, facts)",
           _of("causal_tracing", "demo-lm", "facts", count=40), _peaks("kind", "role")),
-    Asked("causal_tracing", 'causal_tracing(demo_lm, facts, corruption="tokens", severed=("mlp_out", "attn_out"))',
+    Asked("causal_tracing",
+          'causal_tracing(demo_lm, facts, corruption="tokens", severed=["mlp_out", "attn_out"])',
           _of("causal_tracing", "demo-lm", "facts",
               {"corruption": "tokens", "severed": ("mlp_out", "attn_out")}, count=40),
           _peaks("kind", "severed", "role")),

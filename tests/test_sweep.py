@@ -220,6 +220,15 @@ def expected_at(model, prompt, trace, layer, place, metric):
     return metric(model.logits(prompt, hooks=[Hook("resid_pre", put, layers=[layer])]), prompt)
 
 
+def test_changes_that_cannot_reach_what_is_read_are_free(model, pair):
+    """In the last layer only the read position's own output counts: nothing is left to be run."""
+    clean, _, metric = pair
+    grid = model.sweep(clean, "mlp_out", "zero", metric=metric, layers=[3], positions=[1, 4])
+    assert grid.path == "positions" and bool((grid.effect == 0).all())
+    moved = model.sweep(clean, "mlp_out", "zero", metric=metric, layers=[3], positions="last")
+    assert bool((moved.effect.flatten(1).abs().max(1).values > 0).all())
+
+
 def test_the_slower_ways_give_the_same(model, pair):
     clean, other, metric = pair
     with torch.no_grad():
@@ -367,6 +376,7 @@ def test_what_a_grid_says(model, pair):
     with torch.no_grad():
         trace = model.trace(other, "z")
     grid = model.sweep(clean, "blocks.2.attn.hook_z", trace, ("layer", "head"), metric)
+    assert grid.tokens == clean.tokens
     assert grid.labels == {"layer": [2], "head": list(range(8))} and grid.site == "z"
     assert "path: positions" in repr(grid)
     assert type(grid + 1) is Tensor and type(grid[0]) is Tensor
@@ -390,3 +400,23 @@ def test_nothing_is_left_on_the_model(model, pair):
     from interp.shadow import _SHADOWS
 
     assert not _SHADOWS
+
+
+def test_a_grid_draws_itself(model, pair):
+    clean, other, metric = pair
+    with torch.no_grad():
+        trace = model.trace(other, "resid_pre", "z")
+    one = model.sweep(clean, "resid_pre", trace, metric=metric)
+    figure = one.figure(row=2)
+    assert figure.data[0].z.shape == (4, clean.length)
+    assert list(figure.layout.xaxis.ticktext)[-1].strip("·") == "to"
+    mean = one.figure()
+    assert torch.allclose(torch.tensor(mean.data[0].z), one.effect.mean(0))
+    assert (
+        len(model.sweep(clean, "z", trace, ("layer", "position", "head"), metric).figure().data)
+        == 8
+    )
+    assert model.sweep(clean, "z", trace, "layer", metric).figure().data[0].z.shape == (1, 4)
+    rows = model.sweep(clean, "z", trace, "layer", lambda logits: logits[:, -1, :2])
+    with pytest.raises(ValueError, match="2 numbers a cell"):
+        rows.figure()
