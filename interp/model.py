@@ -225,7 +225,22 @@ class Model:
         take: Any = "zero",
         over: Sequence[str] | str = ("layer", "position"),
         metric: Any = None,
-        **settings: Any,
+        *,
+        layers: Any = None,
+        positions: Any = None,
+        heads: Any = None,
+        spans: Any = None,
+        window: int = 1,
+        stack: str | None = None,
+        reference: Any = None,
+        scale: float = 3.0,
+        seed: int = 0,
+        hooks: Sequence[Hook] | Hook = (),
+        using: Any = None,
+        budget: float = 1e9,
+        save: Any = None,
+        progress: bool | None = None,
+        path: str | None = None,
     ) -> "Grid":
         """Many single changes of one run, and what each does to a number: a grid [batch, *over].
 
@@ -236,18 +251,24 @@ class Model:
 
         `take`: a Trace (patching: its values at the same places), "zero", "mean" (over the rows of
         `reference` at each position), "mean_all" (over positions too), "resample" (another row of it),
-        "noise" (`scale` standard deviations, `seed`), a function (value, at) -> value as a Hook's, or a
-        mapping layer -> tensor. `reference` is a Prompt or Trace; without it, the prompt's own rows.
+        "noise" (`scale` standard deviations, `seed`), a function (value, at) -> value as a Hook's (of all
+        heads), or a mapping layer -> tensor. `reference` is a Prompt or Trace; without it, the prompt's own
+        rows.
         `metric`: interp.metrics.logit_diff and its kin, or a function of logits -> [batch] or [batch, k].
         `layers`, `positions` (numbers, a span's name, a mask), `heads`, `spans` restrict; what `over` does
         not name is changed all together. `window` layers around each one are changed together. `hooks`
         and `using` are part of the run and of every changed run. `stack` names the tower.
-        Rows run together up to `budget` bytes; `save` is a folder where finished chunks are kept, so that
-        a killed sweep goes on. `grid.path` says how it was done, `path=` asks for a slower way.
+        Replayed rows run together up to `budget` bytes, what is kept of the run included (an estimate);
+        `save` is a folder where finished chunks are kept, so that a killed sweep goes on. `grid.path` says
+        how it was done, `path=` asks for a slower way. What padding itself says is not served.
         """
         from interp.sweep import sweep
 
-        return sweep(self, prompt, site, take, over, metric, **settings)
+        return sweep(
+            self, prompt, site, take, over, metric, layers=layers, positions=positions, heads=heads,
+            spans=spans, window=window, stack=stack, reference=reference, scale=scale, seed=seed,
+            hooks=hooks, using=using, budget=budget, save=save, progress=progress, path=path,
+        )  # fmt: skip
 
     def unwrap(self) -> "PreTrainedModel":
         """Give the model its own attention back; this object is of no use afterwards."""

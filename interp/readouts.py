@@ -47,10 +47,26 @@ class Readout:
     def places(self, prompt: "Prompt | None", logits: Tensor) -> Tensor:
         """The position read in each row of logits [batch, position, token]."""
         batch, length = logits.shape[:2]
-        if prompt is not None and prompt.length == length and prompt.ids is not None:
+        decodes = prompt is not None and any(name.startswith("decoder_") for name in prompt.inputs)
+        if (
+            prompt is not None
+            and not decodes
+            and prompt.length == length
+            and prompt.ids is not None
+        ):
             if self.at == "last":  # the last real one: where an answer follows
                 return prompt.where("last").int().argmax(-1).to(logits.device)
             return prompt.position(self.at).to(logits.device)
+        if prompt is not None and decodes and self.at == "last":
+            mask = prompt.inputs.get("decoder_attention_mask")
+            if mask is not None and mask.shape == logits.shape[:2]:
+                order = torch.arange(length, device=mask.device)
+                return (order * mask.bool()).amax(1).to(logits.device)
+        elif prompt is not None and prompt.ids is not None and not bool(prompt.mask[:, -1].all()):
+            raise ValueError(
+                f"{self.name} reads each row's last token, and these logits are of {length} of "
+                f"{prompt.length} positions of a prompt padded behind."
+            )
         if self.at != "last":  # no prompt, or the text that a decoder goes on from
             raise ValueError(
                 f"{self.name} reads at {self.at!r}, and these {length} positions are of no prompt it knows."
@@ -74,14 +90,19 @@ class Answers(Readout):
 
     right: Any = None
     wrong: Any = None
+    bound: bool = False  # answers are token ids of a prompt's rows, with NONE for none
 
     def bind(self, model: "Model", prompt: "Prompt", first: bool = False) -> "Answers":
+        if self.bound:
+            return self
         right = _ids(model, prompt, self.right, first)
         wrong = None if self.wrong is None else _ids(model, prompt, self.wrong, first)
-        return replace(self, right=right, wrong=wrong)
+        return replace(self, right=right, wrong=wrong, bound=True)
 
     def columns(self) -> Tensor | None:
-        named = [_tokens(self.right)] + ([] if self.wrong is None else [_tokens(self.wrong)])
+        named = [_tokens(self.right, self.bound)] + (
+            [] if self.wrong is None else [_tokens(self.wrong, self.bound)]
+        )
         every = torch.cat([ids.flatten() for ids in named])
         return every[every != NONE].unique()
 
@@ -95,7 +116,7 @@ class Answers(Readout):
 
     def _picked(self, logits: Tensor, rows: Tensor, answers: Any) -> tuple[Tensor, Tensor]:
         """The logits of each row's answers, [n, answer], and which of them are there."""
-        ids = _tokens(answers).to(logits.device)
+        ids = _tokens(answers, self.bound).to(logits.device)
         if len(ids) > 1 and int(rows.max()) >= len(ids):
             raise ValueError(
                 f"{self.name} names answers of {len(ids)} rows, and the prompt has more; give one for each "
@@ -179,9 +200,13 @@ def divergence(reference: Tensor, at: str = "last") -> Divergence:
     return Divergence("divergence", at, reference)
 
 
-def _tokens(answers: Any) -> Tensor:
+def _tokens(answers: Any, bound: bool = False) -> Tensor:
     """Token ids as [rows or 1, answer], short rows filled with NONE."""
     if isinstance(answers, Tensor):
+        if answers.is_floating_point() or (not bound and bool((answers < 0).any())):
+            raise ValueError(
+                f"answers are token ids, whole numbers from 0 on, not {answers.tolist()}."
+            )
         return (
             answers[:, None]
             if answers.ndim == 1
@@ -190,7 +215,7 @@ def _tokens(answers: Any) -> Tensor:
     if hasattr(answers, "tolist"):
         return _tokens(torch.as_tensor(answers))
     if isinstance(answers, int) and not isinstance(answers, bool):
-        return torch.tensor([[answers]])
+        return _tokens(torch.tensor([[answers]]))
     if isinstance(answers, Sequence) and not isinstance(answers, str) and len(answers):
         rows = [
             list(row) if isinstance(row, Sequence) and not isinstance(row, str) else [row]
@@ -211,6 +236,13 @@ def _is_id(token: Any) -> bool:
     return hasattr(token, "__index__") and not isinstance(token, bool) and int(token) >= 0
 
 
+def _vocabulary(model: "Model") -> int | None:
+    """How many tokens (or labels) its logits are of, where the config says so."""
+    if model.kind == "vision":
+        return getattr(model.config, "num_labels", None)
+    return getattr(model.config.get_text_config(), "vocab_size", None)
+
+
 def _ids(model: "Model", prompt: "Prompt", answers: Any, first: bool) -> Tensor:
     """Answers as token ids; words as they follow each row of the prompt."""
     from interp.scoring import answer_ids
@@ -224,6 +256,11 @@ def _ids(model: "Model", prompt: "Prompt", answers: Any, first: bool) -> Tensor:
     )
     if not words:
         ids = _tokens(answers)
+        words_known = _vocabulary(model)
+        if words_known and int(ids.max()) >= words_known:
+            raise ValueError(
+                f"answers name token {int(ids.max())}, and {model.name} has {words_known}."
+            )
         if len(ids) not in (1, len(prompt)):
             raise ValueError(
                 f"answers are given for {len(ids)} rows, and the prompt has {len(prompt)}; give one for all, "

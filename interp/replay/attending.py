@@ -130,6 +130,9 @@ class Attending(InPieces):
             row = (self.pack if where == "pack" else self.local).rows[number]
             if where == "pack" and stack == self.kept.stack:
                 values = self.mine[1][number]  # [position, kv_head, width]
+            elif where == "pack" and number in self.edits.across:
+                mine = changed_run(kept, row.base, self.edits.across[number])
+                values = mine.call.value[0].transpose(0, 1)
             else:
                 values = kept.call.value[row.base].transpose(0, 1)
             heads = torch.arange(mixed.shape[1]) if change.heads is None else change.heads

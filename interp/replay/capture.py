@@ -85,8 +85,17 @@ class Recorder(Carrier):
         self.why = ""  # it cannot be replayed; the run itself goes on
 
     def layer(self, place: Place, forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-        if place.stack != self.stack.name:
-            return forward(*args, **kwargs)
+        output = forward(*args, **kwargs)
+        if place.stack == self.stack.name and not self.why:
+            try:
+                self._keep(place, forward, args, kwargs, output)
+            except NotReplayed as problem:
+                self.why = str(problem)
+        return output
+
+    def _keep(
+        self, place: Place, forward: Callable[..., Any], args: tuple, kwargs: dict, output: Any
+    ) -> None:
         kept = self.kept
         if place.layer != len(kept.layers):
             raise NotReplayed(
@@ -103,11 +112,9 @@ class Recorder(Carrier):
             )
         self._hand_on(hidden)
         kept.stream.append(hidden.detach())
-        output = forward(*args, **kwargs)
         rest = tuple(output[1:]) if isinstance(output, tuple) else None
         self._output = (output[0] if isinstance(output, tuple) else output).detach()
         kept.layers.append(LayerCall(module, given, stream, rest))
-        return output
 
     def _hand_on(self, hidden: Tensor) -> None:
         """Keep what was added between the last layer and this one."""
@@ -121,7 +128,7 @@ class Recorder(Carrier):
     def attention(self, passage: Any, call: Callable[[], Any], parts: tuple) -> Any:
         output = call()
         place = passage.place
-        if place.stack not in self.names:
+        if place.stack not in self.names or self.why:
             return output
         one = read_call(passage, *parts)
         known = known_arithmetic(passage, one)
@@ -139,11 +146,15 @@ class Recorder(Carrier):
             self.kept.projected[module] = output.detach()
 
     def finish(self, output: Any, logits: Tensor) -> Captured:
+        if self.why:
+            raise NotReplayed(self.why)
         if len(self.kept.layers) != self.stack.size or self._output is None:
             raise NotReplayed(
                 f"{len(self.kept.layers)} of its {self.stack.size} layers ran with this prompt"
             )
         self.kept.stream.append(self._output)
+        if logits.ndim == 3 and logits.shape[1] != self.kept.positions:
+            raise NotReplayed("its logits are not of all positions (logits_to_keep)")
         first = self.kept.stream[0]
         for module, value in list(self.kept.projected.items()):
             if value.shape[:2] != first.shape[:2]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from interp.sites import MAP_SITES, SITES, At, Hook, head_axis
@@ -83,7 +82,8 @@ def by_layer(changes: Sequence[Change], layers: int) -> dict[int, list[Change]]:
     The number after the last layer stands for what the last one hands on.
     """
     found: dict[int, list[Change]] = {}
-    for change in changes:
+    # What leaves a layer comes before what is changed at the next one's input.
+    for change in sorted(changes, key=lambda one: one.site != "resid_post"):
         at = change.layer
         if change.site == "resid_post":
             at += 1
@@ -96,12 +96,6 @@ def by_layer(changes: Sequence[Change], layers: int) -> dict[int, list[Change]]:
             )
         found.setdefault(at, []).append(change)
     return found
-
-
-def every_place(batch: int, positions: int) -> tuple[Tensor, Tensor]:
-    """Rows and places of all positions of all rows."""
-    rows = torch.arange(batch).repeat_interleave(positions)
-    return rows, torch.arange(positions).repeat(batch)
 
 
 def check_site(change: Change) -> None:

@@ -58,7 +58,7 @@ def _taps(model: "Model", stack: Stack, narrow: bool) -> Iterator[tuple[nn.Modul
     for tower in model.stacks.values():
         if tower is stack or "encoder" in tower.name:
             yield from layer_taps(tower)
-    if narrow:
+    if narrow and model.hf.get_output_embeddings() is not None:
         yield model.hf.get_output_embeddings(), "forward", _narrow
 
 

@@ -11,7 +11,7 @@ from interp.readouts import Readout
 from interp.replay.changes import Change
 from interp.replay.plan import chunks
 from interp.replay.rows import Row
-from interp.replay.saved import Saved, digest, of_cells
+from interp.replay.saved import Saved, digest, of_cells, of_function
 
 if TYPE_CHECKING:
     from interp.replay.running import Replay
@@ -28,15 +28,15 @@ def measured(
     budget: float,
     save: str | Path | None,
     progress: bool | None,
-    named: Sequence[str] = (),
+    made: Sequence[str] = (),
 ) -> Tensor:
     """[batch, cell] or [batch, cell, k]; a cell without changes has the value of the run."""
-    plain = read(metric, replay.logits, replay)
+    plain = read(metric, replay.logits, replay).cpu()
     found = plain[:, None].repeat(1, len(cells), *[1] * (plain.ndim - 1))
     work = list(_work(replay, cells, metric, budget))
     saved = None
     if save is not None:
-        rule = [repr(sorted(named)), replay.path, budget, _name(metric), plain, *of_cells(cells)]
+        rule = [*made, replay.path, budget, _name(metric), plain, *of_cells(cells)]
         saved = Saved(save, digest(rule), len(work))
     with _bar(sum(size for _, size, _ in work), progress) as bar:
         for number, (places, size, run) in enumerate(work):
@@ -92,7 +92,7 @@ def _work(
     total = len(replay.kept.layers)
     every = replay.rows(cells)
     if by_position:  # what differs only behind the position that is read does not reach it
-        reads = metric.places(replay.prompt, replay.logits)
+        reads = metric.places(replay.prompt, replay.logits).cpu()
         every = [row for row in every if row.start <= int(reads[row.base])]
     for rows in chunks(replay, every, budget, together=not isinstance(metric, Readout)):
         size = sum((replay.kept.positions - row.start) * (total - row.entry + 0.5) for row in rows)
@@ -128,7 +128,7 @@ def _forwards(
 
 def _read_rows(replay: "Replay", rows: Sequence[Row], metric: Readout) -> Tensor:
     """Only the read positions are run through the last layer, and unembedded."""
-    reads = metric.places(replay.prompt, replay.logits)
+    reads = metric.places(replay.prompt, replay.logits).cpu()
     columns = replay.columns(metric)
     bases = torch.tensor([row.base for row in rows])
     states = replay.states(rows, reads)
@@ -149,7 +149,7 @@ def _read_pooled(replay: "Replay", rows: Sequence[Row], metric: Readout) -> Tens
     logits = torch.cat([replay.head_rows(states[at : at + CELLS], bases[at : at + CELLS])
                         for at in range(0, len(rows), CELLS)])  # fmt: skip
     if logits.ndim == 3:
-        places = metric.places(replay.prompt, replay.logits)
+        places = metric.places(replay.prompt, replay.logits).cpu()
         logits = logits[torch.arange(len(rows)), places[bases]]
     columns = metric.columns()
     return metric.of((logits if columns is None else logits[:, columns]).float(), bases)
@@ -160,7 +160,7 @@ def _call_cells(replay: "Replay", rows: Sequence[Row], metric: Any) -> Tensor:
     states = replay.states(rows, None)
     found: dict[int, Tensor] = {}
     for cell in dict.fromkeys(row.cell for row in rows):
-        logits = replay.logits.clone()
+        logits = replay.logits.clone()  # of rows that the cell does not change, the run's
         own = [number for number, row in enumerate(rows) if row.cell == cell]
         bases = torch.tensor([rows[number].base for number in own])
         logits[bases] = replay.head_rows(states[own], bases).to(logits)
@@ -170,7 +170,9 @@ def _call_cells(replay: "Replay", rows: Sequence[Row], metric: Any) -> Tensor:
 
 def read(metric: Any, logits: Tensor, replay: "Replay") -> Tensor:
     """The metric of one batch, checked: a number or a row for each example."""
-    value = metric(logits, replay.prompt) if isinstance(metric, Readout) else metric(logits)
+    # A function gets a copy: what it does in place must not reach the run that is kept.
+    own = isinstance(metric, Readout)
+    value = metric(logits, replay.prompt) if own else metric(logits.clone())
     if not isinstance(value, Tensor):
         raise TypeError(
             f"the metric gave {type(value).__name__}; it has to give a tensor [batch] or [batch, k]."
@@ -185,8 +187,8 @@ def read(metric: Any, logits: Tensor, replay: "Replay") -> Tensor:
 
 def _name(metric: Any) -> str:
     if isinstance(metric, Readout):
-        return digest([metric.name, metric.at, *(value for value in vars(metric).values())])
-    return getattr(metric, "__qualname__", type(metric).__qualname__)
+        return digest([type(metric).__name__, *vars(metric).values()])
+    return digest(of_function(metric))
 
 
 def _bar(total: float, progress: bool | None) -> Any:

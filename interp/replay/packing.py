@@ -69,6 +69,7 @@ def cuts(given: Sequence[dict[str, Any]], batch: int, positions: int) -> frozens
     for one in given:
         for name, value in one.items():
             parts = value if isinstance(value, tuple) else (value,)
+            parts = tuple(value.values()) if isinstance(value, dict) else parts
             found |= {(name, part.ndim, *_axes(part, batch, positions))
                       for part in parts if isinstance(part, Tensor)}  # fmt: skip
     return frozenset(found)

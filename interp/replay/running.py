@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from interp.asking import choose_stack, interventions, place_hooks, plan
 from interp.forward import check_padding, single_pass
 from interp.live import LIVE, RUN, Run, Session, live
+from interp.metrics import owns
 from interp.readouts import Readout
 from interp.replay.capture import Captured, NotReplayed, Recorder
-from interp.replay.changes import Change, check_site, every_place
+from interp.replay.changes import Change, check_site
 from interp.replay.head import of_rows, of_tokens
 from interp.replay.packing import cuts
 from interp.replay.pieces import projection_taps, taps
 from interp.replay.reach import starts
 from interp.replay.rows import Row, rows_of
+from interp.replay.saved import of_run
 from interp.replay.wave import Wave
-from interp.shadow import shadowed
+from interp.shadow import Shadow, shadowed
 from interp.sites import Hook
+from interp.structure import Stack
 from interp.taps import layer_taps, plan_run, taps_for
 from interp.trace import main_output
 
@@ -75,17 +78,18 @@ class Replay:
         self.path, self.why = "whole", ""
         self.logits = torch.empty(0)
         with torch.no_grad():
-            self._run(readers)
+            self._run(readers, path)
             self._choose(path)
 
     # The run itself
 
-    def _run(self, readers: Sequence[Hook]) -> None:
+    def _run(self, readers: Sequence[Hook], path: str | None) -> None:
         model = self.model
         prompt, placed = plan(model, self.given, self.asked)
         self.prompt = prompt
         check_padding(model.hf, prompt)
-        recorder = Recorder(self.stack, self._beside(), prompt) if self._may_replay() else None
+        keeps = path != "whole" and self._may_replay()
+        recorder = Recorder(self.stack, self._beside(), prompt) if keeps else None
         own = [*placed, *place_hooks(model.stacks, list(readers), model.name)]
         session = Session(model.places, own, carrier=recorder)
         wanted = [(hook.stack, hook.hook.site) for hook in own]
@@ -103,9 +107,7 @@ class Replay:
             output = model.hf(**single_pass(model, run.prompt))
         model._complain(placed)
         self.logits = main_output(output).detach()
-        if recorder is not None and recorder.why:
-            self.why = recorder.why
-        elif recorder is not None:
+        if recorder is not None:
             try:
                 self.kept = recorder.finish(output, self.logits)
             except NotReplayed as problem:
@@ -171,6 +173,7 @@ class Replay:
         # What a layer is given, and masks, depend on images and padding; how they are cut on the shapes.
         key = (self.stack.name, calls[0].mask is None, bool(kept.prompt.mask.all()), bool(self.reach.any()),
                cuts([call.given for call in kept.layers], kept.batch, kept.positions))  # fmt: skip
+        key = (*key, kept.stream[0].dtype, _standing(self.stack))
         known = _TRIED.setdefault(self.model.hf, {})
         if key not in known:
             known[key] = self._try()
@@ -179,38 +182,53 @@ class Replay:
     def _try(self) -> str:
         kept = self.kept
         assert kept is not None
-        reads = torch.full((kept.batch,), kept.positions - 1) if self.reads_positions else None
+        rows = torch.arange(kept.batch)
+        reads = self._real()[:, -1] if self.reads_positions else None
         try:
             for cell in self._trials():
                 expected = self.whole(cell)
                 if reads is not None:  # a copy: the whole logits of a long batch are large
-                    expected = expected[:, -1].clone()
+                    expected = expected[rows, reads].clone()
                 found = self._replayed(cell, reads)
                 limit = max(CLOSE, 8 * torch.finfo(expected.dtype).eps)
                 real = expected.isfinite()
                 off = float((found - expected)[real].abs().max())
                 if not off <= limit * max(1.0, float(expected[real].abs().max())):
                     return "its layers do more to a token than norms, projections and attention"
+        except torch.OutOfMemoryError:
+            raise  # it says nothing about the model
         except NotReplayed as problem:
             return str(problem)
         except CODE as problem:
             return f"its code does not run on packed tokens ({type(problem).__name__}: {str(problem)[:120]})"
         return ""
 
+    def _real(self) -> Tensor:
+        """[batch, 3]: of each row's tokens the middle, the last but one, and the last."""
+        kept = self.kept
+        assert kept is not None
+        mask = torch.ones(kept.batch, kept.positions, dtype=torch.bool)
+        if owns(self.stack.name, kept.prompt) and kept.prompt.mask.shape == mask.shape:
+            mask = kept.prompt.mask.cpu()
+        found = []
+        for row in mask:
+            real = row.nonzero().flatten()
+            found.append(real[torch.tensor([len(real) // 2, max(0, len(real) - 2), len(real) - 1])])
+        return torch.stack(found)
+
     def _trials(self) -> list[list[Change]]:
         """Something at the stream of the first layer, and something inside a later one."""
         kept = self.kept
         assert kept is not None
         generator = torch.Generator().manual_seed(0)
-        middle = kept.positions // 2
+        middle, late, _ = self._real().unbind(1)
         last = len(kept.layers) - 1
         cells = []
         for layer, site, place in (
             (0, "resid_pre", middle),
-            (last // 2, "z", max(0, kept.positions - 2)),
+            (last // 2, "z", late),
         ):
-            rows, places = every_place(kept.batch, 1)
-            places = places + place
+            rows, places = torch.arange(kept.batch), place
             if site == "z":
                 found = kept.attended.get((self.stack.name, layer))
                 if found is None:
@@ -240,9 +258,9 @@ class Replay:
         if isinstance(metric, Readout):
             metric = metric.bind(self.model, self.prompt)
         cells = [[self._named(change) for change in cell] for cell in cells]
-        named = () if save is None else self._making()
+        made = () if save is None else of_run(self.model, self.prompt, self.hooks)
         with torch.no_grad():
-            return measured(self, cells, metric, budget, save, progress, named)
+            return measured(self, cells, metric, budget, save, progress, made)
 
     def _named(self, change: Change) -> Change:
         check_site(change)
@@ -255,12 +273,6 @@ class Replay:
                 "changes of scores are not replayed: give the pattern that they make, or path='whole'."
             )
         return change if change.stack else replace(change, stack=self.stack.name)
-
-    def _making(self) -> list[str]:
-        from interp.making import digest, weights_digest
-
-        hooks = [f"{hook.site} {hook.layers} {hook.heads} {hook.name}" for hook in self.hooks]
-        return [weights_digest(self.model.hf), digest(self.prompt), *hooks]
 
     @property
     def reads_positions(self) -> bool:
@@ -354,6 +366,19 @@ def _alone(call: Callable[..., Tensor], *arguments: Any) -> Tensor:
     LIVE.set(())
     RUN.set(None)
     return call(*arguments)
+
+
+def _standing(stack: Stack) -> int:
+    """Changes when a layer gets another module, hook or forward than it had."""
+    found = []
+    for layer in stack.layers.values():
+        for module in layer.module.modules() if layer.module is not None else ():
+            own = module.__dict__.get("forward")
+            own = own.own if isinstance(own, Shadow) else own
+            found.append(
+                (id(module), id(own), *module._forward_hooks, -1, *module._forward_pre_hooks)
+            )
+    return hash(tuple(found))
 
 
 def _ends_of(model: "Model") -> tuple[str, ...]:

@@ -58,13 +58,22 @@ def sweep(
             "interp.metrics.logit_diff(right, wrong), or a function of logits [batch, position, token]."
         )
     host = _host(model, tower.name)
-    source = Source(model, name, tower, take, reference, scale, seed, _window(window) > 1)
-    source.check_heads(choose_heads(tower, heads, name) if heads is not None else None)
-    whole = "a function over windows sees what the window's earlier layers made"
+    choose_heads(tower, heads, name)  # refuses before anything runs
+    holding = choose_layers(tower, None, name)
+    windows = {
+        layer: [one for one in _window(layer, window, tower.size) if one in holding]
+        for layer in chosen
+    }
+    every = sorted({one for own in windows.values() for one in own})
+    several = (
+        len(every) > 1 if "layer" not in named else any(len(own) > 1 for own in windows.values())
+    )
+    source = Source(model, name, tower, take, reference, scale, seed, every, several)
+    whole = "a function over several layers sees what the earlier ones made"
     path = "whole" if source.called else path
     replay = Replay(model, prompt, host, using, hooks, source.readers(), path)
     source.fill(replay)
-    axes = Axes(replay, source, named, chosen, positions, heads, spans, window)
+    axes = Axes(replay, source, named, windows, positions, heads, spans)
     cells = list(cells_of(replay, source, axes, metric))
     values = replay.values(cells, metric, budget, save, progress)
     shape = [len(axes.labels[name]) for name in named]
@@ -91,10 +100,11 @@ def _names(over: Sequence[str] | str) -> tuple[str, ...]:
     return names
 
 
-def _window(window: Any) -> int:
+def _window(layer: int, window: Any, size: int) -> list[int]:
+    """The layers that a window around one stands for (arXiv 2202.05262's rule)."""
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ValueError(f"window={window!r}: a number of layers, 1 or more.")
-    return window
+    return list(range(max(0, layer - window // 2), min(size, layer + -(-window // 2))))
 
 
 def _host(model: "Model", stack: str) -> str:

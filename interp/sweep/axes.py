@@ -23,20 +23,17 @@ class Axes:
         replay: "Replay",
         source: Source,
         names: tuple[str, ...],
-        layers: list[int],
+        windows: dict[int, list[int]],
         positions: Any,
         heads: Any,
         spans: Any,
-        window: int,
     ):
         self.names, self.labels = names, {}
         self.replay, self.source = replay, source
-        self.windows = {layer: _window(layer, window, source.stack.size) for layer in layers}
         self._check(names, positions, spans)
-        if "layer" in names:
-            self.labels["layer"] = layers
-        else:
-            self.windows = {None: sorted({one for own in self.windows.values() for one in own})}
+        self.windows: dict[Any, list[int]] = (
+            {None: source.layers} if "layer" not in names else dict(windows)
+        )
         self.heads: dict[Any, Tensor | None] = self._heads(heads)
         self.places: dict[Any, Tensor] = self._places(positions, spans)
         self.labels = {name: self._labels(name) for name in names}
@@ -80,7 +77,7 @@ class Axes:
             chosen = torch.ones(batch, length, dtype=torch.bool)
         elif isinstance(positions, str):
             chosen = self._span(positions)
-        elif isinstance(positions, Tensor) and positions.dtype == torch.bool:
+        elif _is_mask(positions):
             chosen = self._fitting(positions, "positions=")
         else:
             chosen = torch.zeros(batch, length, dtype=torch.bool)
@@ -122,6 +119,8 @@ class Axes:
         return mask
 
 
-def _window(layer: int, window: int, size: int) -> list[int]:
-    """The layers that a window around one stands for (arXiv 2202.05262's rule)."""
-    return list(range(max(0, layer - window // 2), min(size, layer + -(-window // 2))))
+def _is_mask(positions: Any) -> bool:
+    try:
+        return torch.as_tensor(positions).dtype == torch.bool
+    except (TypeError, ValueError, RuntimeError):
+        return False

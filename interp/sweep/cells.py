@@ -10,6 +10,7 @@ from torch import Tensor
 from interp.readouts import Readout
 from interp.replay import Change
 from interp.replay.changes import taken
+from interp.sites import MAP_SITES
 from interp.sweep.axes import Axes
 from interp.sweep.takes import Source
 
@@ -40,14 +41,9 @@ def cells_of(replay: "Replay", source: Source, axes: Axes, metric: Any) -> Itera
 
 def _padding(replay: "Replay", source: Source, metric: Any) -> Tensor | None:
     """Real positions, where padding ones cannot reach what is read."""
-    mask = replay.prompt.mask.cpu()
-    if (
-        not isinstance(metric, Readout)
-        or tuple(mask.shape) != source.extent
-        or replay.prompt.ids is None
-    ):
-        return None
-    return mask
+    # Padding rows of a map stay as the family has them, whatever is put there.
+    unseen = isinstance(metric, Readout) or source.site in MAP_SITES
+    return replay.prompt.mask.cpu() if unseen and source.owned else None
 
 
 def _cell(

@@ -1,5 +1,6 @@
 """The numbers of a sweep, with the names of their axes."""
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,6 +50,13 @@ class Grid(Tensor):
         grid.axes, grid.labels, grid.plain = axes, labels, plain
         grid.path, grid.why, grid.site, grid.skipped = path, why, site, skipped
         grid.tokens = tokens
+        return grid
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Grid":
+        held = {name: copy.deepcopy(value, memo) for name, value in vars(self).items()}
+        grid = self.as_subclass(Tensor).clone().as_subclass(Grid)
+        for name, value in held.items():
+            setattr(grid, name, value)
         return grid
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from interp.live import version
+from interp.metrics import owns
 from interp.registry import unknown
 from interp.replay.changes import taken
-from interp.sites import MAP_SITES, At, Hook, head_axis
+from interp.sites import MAP_SITES, At, Hook
 from interp.trace import Trace
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Source:
         reference: Any,
         scale: float,
         seed: int,
-        windows: bool,
+        layers: list[int],
+        several: bool,
     ):
         if isinstance(take, str) and take not in TAKES:
             raise LookupError(unknown("take", take, list(TAKES)))
@@ -48,32 +51,35 @@ class Source:
             raise ValueError("reference= goes with take='mean', 'mean_all' or 'resample'.")
         self.model, self.site, self.stack, self.take = model, site, stack, take
         self.reference, self.scale, self.seed = reference, scale, seed
-        # A window's later layers see what its earlier ones made: a function is called on that.
-        self.called = windows and (take == "noise" or self._is_function())
+        if take == "noise" and site in MAP_SITES:
+            raise ValueError(
+                f"noise on {site} leaves no {site} behind; add it to q, k or another site."
+            )
+        self.layers = layers  # all that some cell changes
+        # Later layers of a cell see what its earlier ones made: a function is called on that.
+        self.called = several and (take == "noise" or self._is_function())
         self.run: dict[int, Tensor] = {}  # what the run has
         self.made: dict[int, Tensor] = {}  # what a function made of it
         self.values: dict[int, Tensor] = {}
         self.extent = (0, 0)  # rows and positions of the site (queries of a map)
+        self.owned = False  # those are the prompt's
 
     def _is_function(self) -> bool:
         return callable(self.take) and not isinstance(self.take, (Trace, Mapping))
 
-    def function_given(self) -> Function:
-        return cast("Function", self.take)
-
     def readers(self) -> list[Hook]:
         """Keep the run's own values on the way, and what a function makes of them."""
-        return [Hook(self.site, self._record, stack=self.stack.name)]
+        return [Hook(self.site, self._record, layers=self.layers, stack=self.stack.name)]
 
     def _record(self, value: Tensor, at: At) -> None:
         if at.layer in self.run:
             raise ValueError(f"the {at.stack} stack passes {at.site} several times in one forward (windows, "
-                             "or several images), so its cells are not served.")  # fmt: skip
+                             "several images, or another run inside a function): not served.")  # fmt: skip
         self.run[at.layer] = value.detach()
         if self._is_function() and not self.called:
-            before = value._version
-            made = self.function_given()(value, at)
-            if value._version != before:
+            before = version(value)
+            made = cast("Function", self.take)(value, at)
+            if version(value) != before:
                 raise RuntimeError(
                     "the function of take= changed its value in place; return a changed copy."
                 )
@@ -81,12 +87,8 @@ class Source:
                 value.detach() if made is None else self._shaped(made, value, at.layer)
             )
 
-    def check_heads(self, heads: Any) -> None:
-        if heads is not None and head_axis(self.site) is None:
-            raise ValueError(f"{self.site} has no heads.")
-
     def check_prompt(self, what: str, prompt: "Prompt") -> None:
-        if (len(prompt), prompt.length) != self.extent:
+        if not self.owned:
             raise ValueError(
                 f"{what} lies on the prompt's {prompt.length} positions, and {self.site} of the "
                 f"{self.stack.name} stack has {self.extent[1]}; give positions= as numbers."
@@ -99,6 +101,8 @@ class Source:
             )
         value = next(iter(self.run.values()))
         self.extent = (value.shape[0], value.shape[2 if self.site in MAP_SITES else 1])
+        alike = (len(replay.prompt), replay.prompt.length) == self.extent
+        self.owned = alike and owns(self.stack.name, replay.prompt, self.site)
         self.values = self._filled(replay)
         if self.site == "scores" and replay.path != "whole":
             self._as_pattern(replay)
@@ -110,7 +114,9 @@ class Source:
         if isinstance(take, Trace):
             return self._of_trace(take, replay)
         if isinstance(take, Mapping):
-            return {layer: self._shaped(value, self.run[layer], layer) for layer, value in take.items()
+            size = self.stack.size
+            given = {key + size if key < 0 else key: value for key, value in take.items()}
+            return {layer: self._shaped(value, self.run[layer], layer) for layer, value in given.items()
                     if layer in self.run}  # fmt: skip
         if take == "zero":
             return {layer: torch.zeros_like(value) for layer, value in self.run.items()}
@@ -164,14 +170,29 @@ class Source:
     def _of_reference(self, replay: "Replay") -> dict[int, Tensor]:
         reference = self.reference
         if reference is None:
-            values, mask, own = self.run, replay.prompt.mask, True
+            values, own = self.run, True
+            mask = replay.prompt.mask if self.owned else torch.ones(self.extent, dtype=torch.bool)
         else:
             trace = reference
             if not isinstance(reference, Trace):
                 with torch.no_grad():
                     trace = self.model.trace(reference, self.site, stack=self.stack.name)
-            values = {layer: trace[self.site, layer, self.stack.name] for layer in self.run}
-            mask, own = trace.prompt.mask, False
+            held = set(trace.layers(self.site, self.stack.name))
+            if missing := sorted(set(self.run) - held):
+                raise LookupError(
+                    f"the reference holds no {self.site} of layers {missing}; record them too."
+                )
+            values, own = (
+                {layer: trace[self.site, layer, self.stack.name] for layer in self.run},
+                False,
+            )
+            first = next(iter(values.values()))
+            mask = torch.ones(first.shape[:2], dtype=torch.bool)
+            if (
+                owns(self.stack.name, trace.prompt, self.site)
+                and trace.prompt.mask.shape == mask.shape
+            ):
+                mask = trace.prompt.mask
         rows = len(next(iter(values.values())))
         if own and rows < 2 and self.take != "mean_all":
             raise ValueError(
@@ -214,22 +235,20 @@ class Source:
         return real.mean(0).expand_as(self.run[layer]).contiguous()
 
     def _noised(self, value: Tensor, layer: int, replay: "Replay") -> Tensor:
-        return value + self.noise(value, layer, replay.prompt.mask)
+        return value + self.noise(value, layer, replay)
 
-    def noise(self, value: Tensor, layer: int, mask: Tensor) -> Tensor:
+    def noise(self, value: Tensor, layer: int, replay: "Replay") -> Tensor:
         """`scale` standard deviations of what stands there, drawn once for each layer."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + layer)
         drawn = torch.randn(value.shape, generator=generator).to(value)
-        real = value[mask.to(value.device)] if mask.shape == value.shape[:2] else value
+        real = value[replay.prompt.mask.to(value.device)] if self.owned else value
         return self.scale * real.std() * drawn
 
     def function(self, replay: "Replay") -> Function:
         """For windows: what is done to the values of the changed run itself."""
         if self.take != "noise":
-            return self.function_given()
-        return lambda value, at: (
-            value + self.noise(self.run[at.layer], at.layer, replay.prompt.mask)
-        )
+            return cast("Function", self.take)
+        return lambda value, at: value + self.noise(self.run[at.layer], at.layer, replay)
 
     def _as_pattern(self, replay: "Replay") -> None:
         """Scores say the same as the pattern that the family makes of them, which needs no forward a cell."""
