@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -43,11 +43,13 @@ class Row:
         return median(self.megabytes)
 
 
-def child(module: str, arguments: Sequence[str]) -> dict | None:
+def child(
+    module: str, arguments: Sequence[str], allocator: Mapping[str, str] = ALLOCATOR
+) -> dict | None:
     """The JSON that a module of this package prints; None and a line of complaint if it fails."""
     environment = {
         **os.environ,
-        **ALLOCATOR,
+        **allocator,
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "PIP_NO_INDEX": "1",  # a peer must not install anything while it is measured

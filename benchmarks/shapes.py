@@ -26,6 +26,7 @@ class Shape:
     family: str  # "gpt2", or "llama" with 4 KV heads for 12 heads
     length: int
     layers: int = 12
+    vocabulary: int = VOCABULARY
 
     def __str__(self) -> str:
         return f"{self.family} T={self.length} x {self.layers} layers"
@@ -41,14 +42,14 @@ def build(shape: Shape, attention: str) -> PreTrainedModel:
 
 def token_ids(shape: Shape, length: int | None = None) -> Tensor:
     random = torch.Generator().manual_seed(1)
-    return torch.randint(VOCABULARY, (1, length or shape.length), generator=random)
+    return torch.randint(shape.vocabulary, (1, length or shape.length), generator=random)
 
 
 def _config(shape: Shape) -> tuple[PretrainedConfig, type[PreTrainedModel]]:
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if shape.family == "gpt2":
         config = GPT2Config(
-            vocab_size=VOCABULARY,
+            vocab_size=shape.vocabulary,
             n_positions=shape.length,
             n_layer=shape.layers,
             initializer_range=SPREAD,
@@ -56,7 +57,7 @@ def _config(shape: Shape) -> tuple[PretrainedConfig, type[PreTrainedModel]]:
         )
         return config, GPT2LMHeadModel
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=shape.vocabulary,
         hidden_size=768,
         intermediate_size=2048,
         num_hidden_layers=shape.layers,
