@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BY_CHANCE = 0.05  # of intervals that hold no 0 although nothing is there
 FIRST = 5  # heads to name
+NOTHING = 1e-5  # of the metric's size: rounding
 WORTH = 0.01  # the least share of one that is named
 LEAST = 30  # records below which an interval of a mean is too narrow
 
@@ -138,7 +139,15 @@ def _notes(
     helps, harms = table[table["share_low"] > 0], table[table["share_high"] < 0]
     small = sum(int((part["share"].abs() < WORTH).sum()) for part in (helps, harms))
     expected = BY_CHANCE * len(table)
-    if count < 2:
+    if receivers and float(found.raw.abs().max()) < NOTHING * max(
+        1.0, float(found.clean.abs().mean())
+    ):
+        said.append(
+            "No head moves the metric by way of these receivers by more than rounding: nothing leads from "
+            "them, at this position, to what is read (of queries in the last layer, only the last position's "
+            "count), or from the senders to them. Ask with another position=, or of other receivers."
+        )
+    elif count < 2:
         said.append("One record has no interval: which heads matter is not told from chance.")
     else:
         said.append(

@@ -106,8 +106,8 @@ def _causes() -> tuple[list[Any], str]:
     parts = [
         "<h2>Where it comes from</h2>",
         f"<p>Clean: <i>{record.prompt}</i> <b>{record.answers[0].strip()}</b>. Corrupted: "
-        f"<i>{record.counterfactual}</i>. Into the corrupted run one state of the clean one is put at a time; "
-        "colour says by how much the logit of the clean answer gains on the other name.</p>",
+        f"<i>{record.counterfactual}</i>. Into it one state of the clean run is put at a time; "
+        "colour says what the clean answer's logit gains on the other name's.</p>",
         grids[0].figure(title="the residual stream, token by token"),
         grids[1].figure(title="each head at all positions"),
     ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 
 import interp
@@ -237,6 +238,8 @@ def markdown(table: Any) -> str:
 
 
 def _cell(value: Any) -> str:
+    if pandas.isna(value):
+        return ""
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return text.replace("|", "\\|").replace("<", "&lt;")
 

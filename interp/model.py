@@ -256,8 +256,9 @@ class Model:
         rows.
         `metric`: interp.metrics.logit_diff and its kin, or a function of logits -> [batch] or [batch, k].
         `layers`, `positions` (numbers, a span's name, a mask), `heads`, `spans` restrict; what `over` does
-        not name is changed all together. `window` layers around each one are changed together. `hooks`
-        and `using` are part of the run and of every changed run. `stack` names the tower.
+        not name is changed all together. `window` layers around each one (2: it and the one before) are
+        changed together. `hooks` and `using` are part of the run and of every changed run. `stack` names
+        the tower.
         Replayed rows run together up to `budget` bytes, what is kept of the run included (an estimate);
         `save` is a folder where finished chunks are kept, so that a killed sweep goes on. `grid.path` says
         how it was done, `path=` asks for a slower way. What padding itself says is not served.

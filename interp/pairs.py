@@ -65,6 +65,11 @@ def pairs(model: "Model", task: Any, who: str, size: int = 16) -> Iterator[Pair]
         raise ValueError(f"batch={size}: give at least 1.")
     if isinstance(task, Prompt):
         raise TypeError(f"{who} compares prompts with their counterfactuals: give a Task.")
+    if isinstance(task, str):
+        raise TypeError(
+            f"{who} compares prompts with their counterfactuals, and a text has none: give a Task, such as "
+            f"interp.Task.load({task if len(task) < 20 else 'ioi'!r})."
+        )
     task = as_task(task, who)
     groups: dict[int, list[int]] = {}
     for start in range(0, len(task), size):

@@ -97,7 +97,19 @@ class Answers(Readout):
             return self
         right = _ids(model, prompt, self.right, first)
         wrong = None if self.wrong is None else _ids(model, prompt, self.wrong, first)
+        if wrong is not None:
+            self._check_apart(right, wrong)
         return replace(self, right=right, wrong=wrong, bound=True)
+
+    def _check_apart(self, right: Tensor, wrong: Tensor) -> None:
+        same = (right[:, :, None] == wrong[:, None, :]) & (right[:, :, None] != NONE)
+        if bool(same.any()):
+            row, place, _ = same.nonzero()[0].tolist()
+            token = int(right.expand(len(same), -1)[row, place])
+            raise ValueError(
+                f"token {token} is both a right and a wrong answer of row {row}, so that their difference "
+                "says nothing; give answers that start with different tokens."
+            )
 
     def columns(self) -> Tensor | None:
         named = [_tokens(self.right, self.bound)] + (
@@ -127,7 +139,9 @@ class Answers(Readout):
         places = ids if columns is None else torch.searchsorted(columns.to(ids), ids.clamp_min(0))
         if int(ids.max()) >= logits.shape[-1] and columns is None:
             raise ValueError(f"{self.name} names token {int(ids.max())} of {logits.shape[-1]}.")
-        real = ids != NONE
+        # A token counts once, however often it is named.
+        again = (ids[:, :, None] == ids[:, None, :]).tril(-1).any(-1)
+        real = (ids != NONE) & ~again
         return logits.gather(-1, torch.where(real, places, 0)), real
 
 
@@ -171,33 +185,44 @@ class Divergence(Readout):
         return (wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1)
 
 
+def _named(at: Any) -> str:
+    if not isinstance(at, str):
+        raise TypeError(f"at={at!r} is no span: 'last', or the name of a span of the prompt.")
+    return at
+
+
 def logit_diff(right: Any, wrong: Any, at: str = "last") -> Answers:
     """Mean logit of the right answers less that of the wrong ones: token ids or words.
 
     One for all rows, one for each row (a list or tensor [batch]), or several for each row (a list of
     lists). Words are written as they follow the prompt, the space before them included.
     """
-    return Answers("logit_diff", at, right, wrong)
+    return Answers("logit_diff", _named(at), right, wrong)
 
 
 def logit(right: Any, at: str = "last") -> Answers:
     """Mean logit of the right answers."""
-    return Answers("logit", at, right)
+    return Answers("logit", _named(at), right)
 
 
 def probability(right: Any, at: str = "last") -> Chance:
     """Probability of all right answers together."""
-    return Chance("probability", at, right)
+    return Chance("probability", _named(at), right)
 
 
 def log_probability(right: Any, at: str = "last") -> Chance:
     """Logarithm of that probability, in nats."""
-    return Chance("log_probability", at, right, log=True)
+    return Chance("log_probability", _named(at), right, log=True)
 
 
 def divergence(reference: Tensor, at: str = "last") -> Divergence:
     """KL divergence from a reference run: its logits."""
-    return Divergence("divergence", at, reference)
+    if not isinstance(reference, Tensor) or reference.ndim not in (2, 3):
+        raise TypeError(
+            "divergence takes the logits of a reference run, [batch, position, token] or [batch, token]: "
+            "divergence(model.logits(prompt))."
+        )
+    return Divergence("divergence", _named(at), reference)
 
 
 def _tokens(answers: Any, bound: bool = False) -> Tensor:

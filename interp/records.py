@@ -55,6 +55,11 @@ def write(task: Task, path: Path) -> Path:
         raise ValueError(f"records are saved as JSONL: {str(path.with_suffix('.jsonl'))!r}?")
     if not len(task):
         raise ValueError(f"the task {task.name!r} has no records to save.")
+    for number, record in enumerate(task):
+        if not isinstance(record.prompt, str):
+            raise TypeError(
+                f"record {number} is token ids, and JSONL holds texts: decode it first."
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with Album(path) as album:

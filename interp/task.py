@@ -41,6 +41,11 @@ class Record:
         for name in ("answers", "wrong", "counterfactual_answers"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} are several: ({getattr(self, name)!r},).")
+        if self.spans and not isinstance(self.prompt, str):
+            raise TypeError(
+                "spans are stretches of a prompt's text, and this prompt is token ids; give text, or ask "
+                "model.sweep(model.encode(ids), ..., positions=[...])."
+            )
         for name, (start, end) in self.spans.items():
             if not 0 <= start < end <= len(self.prompt):
                 raise ValueError(
@@ -159,7 +164,10 @@ def _side(record: Record, counterfactual: bool, name: str) -> str:
     if not counterfactual:
         return record.prompt
     if record.counterfactual is None and record.counterfactual_image is None:
-        raise ValueError(f"a record of {name!r} has no counterfactual: {record.prompt!r}.")
+        raise ValueError(
+            f"a record of {name!r} has no counterfactual: {record.prompt!r}; give it one, "
+            "Record(prompt, answers, wrong, counterfactual)."
+        )
     return record.counterfactual if record.counterfactual is not None else record.prompt
 
 

@@ -19,7 +19,17 @@ LAYERS = [
     ["replay", "sweep"],
     ["model", "points", "faults"],
     ["batches", "loading", "making", "pairs", "plots", "propagation", "sink_dims", "weights"],
-    ["attribution", "backcopy", "circuits", "direct", "dormancy", "importance", "responses", "sink_reading", "tracing"],
+    [
+        "attribution",
+        "backcopy",
+        "circuits",
+        "direct",
+        "dormancy",
+        "importance",
+        "responses",
+        "sink_reading",
+        "tracing",
+    ],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "interp").rglob("*.py"))

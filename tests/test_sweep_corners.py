@@ -9,7 +9,7 @@ from torch import Tensor
 import interp
 from interp import Hook
 from interp.families import FAMILIES
-from interp.metrics import logit, logit_diff
+from interp.metrics import divergence, logit, logit_diff, probability
 from interp.replay import Change, Replay
 
 CLOSE = 1e-5
@@ -297,3 +297,38 @@ def test_grids_can_be_copied_and_masks_be_lists(model):
         assert torch.equal(plain(model.sweep(IDS, "z", "zero", positions=given, **asked)), wanted)
     with pytest.raises(ValueError, match="noise on pattern"):
         model.sweep(IDS, "pattern", "noise", ("layer", "head"), METRIC)
+
+
+def test_answers_that_say_nothing(model):
+    with pytest.raises(ValueError, match="token 7 is both a right and a wrong answer of row 0"):
+        model.sweep(IDS, "z", "zero", "layer", logit_diff(7, [7, 9]))
+    twice = model.sweep(IDS, "z", "zero", "layer", probability([[7, 7], [8, 7]]))
+    once = model.sweep(IDS, "z", "zero", "layer", probability([[7], [7, 8]]))
+    assert torch.equal(plain(twice), plain(once))
+    for reference in (None, [1, 2], torch.zeros(3)):
+        with pytest.raises(TypeError, match="logits of a reference run"):
+            divergence(reference)
+    with pytest.raises(TypeError, match="is no span"):
+        logit_diff(1, 2, at=5)
+
+
+@pytest.mark.parametrize("setting", [{"budget": "1GB"}, {"budget": 0}, {"scale": -1}, {"seed": "a"},
+                                     {"hooks": [lambda value: value]}])  # fmt: skip
+def test_settings_that_cannot_be(model, setting):
+    with pytest.raises((TypeError, ValueError), match=next(iter(setting))):
+        model.sweep(IDS, "z", "zero", "layer", METRIC, **setting)
+
+
+def test_one_row_and_a_bare_function_are_kept(model, tmp_path):
+    """A metric's view of one row is strided; a metric that mentions the model names it by its weights."""
+
+    def metric(logits):
+        assert model.name
+        return logits[:, -1, 5]
+
+    asked = {"take": "zero", "over": "layer", "metric": metric, "save": tmp_path / "one"}
+    first = model.sweep(IDS[:1], "z", **asked)
+    model.hf.config.note = "changed since"
+    assert torch.equal(plain(first), plain(model.sweep(IDS[:1], "z", **asked)))
+    with pytest.raises(FileExistsError, match="another sweep: prompt, plain differ"):
+        model.sweep(IDS[1:], "z", **asked)

@@ -2,10 +2,11 @@
 
     graph = Graph.of(model)
     circuit = Circuit.of(graph, ["0.2", "2.1", "mlp 3"], task="ioi")
-    runs = NodeRuns(model, task, Instead("mean", groups="template"))
+    runs = NodeRuns(model, task, Instead("mean", groups="template"), mlps="parts")
     faithfulness(runs, circuit).share
 
-`NodeRuns` replaces heads and MLPs outside a circuit, `EdgeRuns` what flows along edges outside of it.
+`NodeRuns` replaces heads (as "parts" MLPs too) outside a circuit, `EdgeRuns` what flows along edges
+outside of it.
 """
 
 from interp.circuits.building import greedy, pruned, top

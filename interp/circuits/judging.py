@@ -190,7 +190,7 @@ def curve(
         missing, more = len(runs.parts - scored.keys()), len(scored.keys() - runs.parts)
         raise ValueError(
             f"scores are needed of each of the {len(runs.parts)} parts: {missing} have none, and {more} "
-            "scores are of something else."
+            "scores are of something else (of MLPs, where NodeRuns(..., mlps='parts') is not said?)."
         )
     rows = []
     for size in sizes:

@@ -63,7 +63,11 @@ class NodeRuns:
         chosen = frozenset(node(one) for one in kept)
         if lost := sorted(str(one) for one in chosen - self.graph.nodes):
             raise LookupError(f"{self.graph.model} has no node {', '.join(lost)}.")
-        chosen &= self.parts
+        if idle := sorted(str(one) for one in chosen - self.parts):
+            raise ValueError(
+                f"the circuit holds {', '.join(idle)}, and these runs keep every MLP whether it is in the "
+                "circuit or not: NodeRuns(..., mlps='parts') lets them count; or leave MLPs out of it."
+            )
         key = chosen, frozenset((one, at) for one, at in where.items() if one in chosen)
         if key not in self._known:
             self._known[key] = self._run(chosen, dict(key[1]))

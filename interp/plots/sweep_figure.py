@@ -22,6 +22,8 @@ def sweep_map(grid: "Grid", row: int | None = None, title: str = "") -> "Figure"
         raise ValueError(
             f"the metric gave {effect.shape[-1]} numbers a cell; draw one: a grid of one number each."
         )
+    if row is not None and not 0 <= row < len(effect):
+        raise IndexError(f"row {row} is out of range: the sweep has rows 0 to {len(effect) - 1}.")
     names = list(grid.axes[1:])
     own = effect.mean(0) if row is None else effect[row]
     if len(names) == 1:
@@ -38,7 +40,7 @@ def sweep_map(grid: "Grid", row: int | None = None, title: str = "") -> "Figure"
     largest = max(1e-6, float(own.abs().max()))
     for number, panel in enumerate(panels):
         values = own if panel is None else own[..., panel]
-        place = {"row": number // across + 1, "col": number % across + 1}
+        place = (number // across + 1, number % across + 1)
         _panel(figure, grid, values, names, row, largest, place, len(panels) > 1)
     said = title or f"{grid.site}: change of the metric{'' if row is None else f', row {row}'}"
     return styled(figure, plain(said), height=160 + 260 * down, width=880)
@@ -51,7 +53,7 @@ def _panel(
     names: list[str],
     row: int | None,
     largest: float,
-    place: dict[str, int],
+    place: tuple[int, int],
     crowded: bool,
 ) -> None:
     import plotly.graph_objects as go
@@ -60,16 +62,17 @@ def _panel(
     side = [str(label) for label in grid.labels[names[0]]] if names[0] else [""]
     cell = go.Heatmap(
         z=values.numpy(), y=side, colorscale=EFFECT, zmin=-largest, zmax=largest, zmid=0,
-        showscale=place == {"row": 1, "col": 1}, colorbar=bar("effect"), customdata=[labels] * len(side),
+        showscale=place == (1, 1), colorbar=bar("effect"), customdata=[labels] * len(side),
         hovertemplate=f"{names[0]} %{{y}}, {names[1]} %{{customdata}}: %{{z:+.3f}}<extra></extra>",
     )  # fmt: skip
-    figure.add_trace(cell, **place)
+    at: dict[str, Any] = {"row": place[0], "col": place[1]}
+    figure.add_trace(cell, **at)
     places, shown = ticks([short(label) for label in labels], most=8 if crowded else 60)
     turned = -60 if max(map(len, shown)) > 3 else 0
-    figure.update_xaxes(tickvals=places, ticktext=shown, tickangle=turned, **place)
-    figure.update_xaxes(title="" if crowded else names[1], **place)
-    side_title = names[0] if place["col"] == 1 else ""
-    figure.update_yaxes(title=side_title, type="category", autorange="reversed", **place)
+    figure.update_xaxes(tickvals=places, ticktext=shown, tickangle=turned, **at)
+    figure.update_xaxes(title="" if crowded else names[1], **at)
+    side_title = names[0] if place[1] == 1 else ""
+    figure.update_yaxes(title=side_title, type="category", autorange="reversed", **at)
 
 
 def _labels(grid: "Grid", name: str, row: int | None) -> list[str]:

@@ -28,7 +28,7 @@ def measured(
     budget: float,
     save: str | Path | None,
     progress: bool | None,
-    made: Sequence[str] = (),
+    made: dict[str, str] | None = None,
 ) -> Tensor:
     """[batch, cell] or [batch, cell, k]; a cell without changes has the value of the run."""
     plain = read(metric, replay.logits, replay).cpu()
@@ -36,8 +36,9 @@ def measured(
     work = list(_work(replay, cells, metric, budget))
     saved = None
     if save is not None:
-        rule = [*made, replay.path, budget, _name(metric), plain, *of_cells(cells)]
-        saved = Saved(save, digest(rule), len(work))
+        rule = {**(made or {}), "path": replay.path, "budget": budget, "metric": _name(metric)}
+        rule |= {"plain": digest([plain]), "changes": digest(of_cells(cells))}
+        saved = Saved(save, rule, len(work))
     with _bar(sum(size for _, size, _ in work), progress) as bar:
         for number, (places, size, run) in enumerate(work):
             values = saved.read(number) if saved is not None else None

@@ -71,6 +71,7 @@ class Replay:
         self.given: Prompt = model._prompt(prompt)
         self.prompt = self.given  # as interventions leave it
         self.stack = choose_stack(model.stacks, stack, model.name)
+        place_hooks(model.stacks, hooks, model.name)  # refuses what is no hook
         self.asked = [*interventions(using), *([hooks] if isinstance(hooks, Hook) else hooks)]
         self.kept: Captured | None = None
         self.reach = torch.empty(0)
@@ -258,7 +259,7 @@ class Replay:
         if isinstance(metric, Readout):
             metric = metric.bind(self.model, self.prompt)
         cells = [[self._named(change) for change in cell] for cell in cells]
-        made = () if save is None else of_run(self.model, self.prompt, self.hooks)
+        made = None if save is None else of_run(self.model, self.prompt, self.hooks)
         with torch.no_grad():
             return measured(self, cells, metric, budget, save, progress, made)
 

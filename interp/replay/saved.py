@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -22,20 +24,22 @@ MANIFEST = "sweep.json"
 
 
 class Saved:
-    """`name` says what is computed: another sweep's folder is refused."""
+    """`rule` names what is computed, part by part: another sweep's folder is refused."""
 
-    def __init__(self, folder: str | Path, name: str, total: int):
+    def __init__(self, folder: str | Path, rule: dict[str, Any], total: int):
         self.folder = Path(folder).expanduser()
-        says = {"sweep": name, "chunks": total}
+        says = {**rule, "chunks": total}
         if self.folder.is_file():
             raise FileExistsError(f"{str(folder)!r} is a file; save= names a folder.")
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / MANIFEST
         if manifest.is_file():
-            if json.loads(manifest.read_text()) != says:
+            theirs = json.loads(manifest.read_text())
+            other = [name for name in says if theirs.get(name) != says[name]]
+            if other:
                 raise FileExistsError(
-                    f"{str(folder)!r} holds another sweep (another model, prompt, change, metric or "
-                    "budget); save to another folder, or remove that one."
+                    f"{str(folder)!r} holds another sweep: {', '.join(other)} differ. Save to another "
+                    "folder, or remove that one."
                 )
         elif any(path.suffix != ".tmp" for path in self.folder.iterdir()):
             raise FileExistsError(
@@ -74,7 +78,7 @@ def digest(parts: Iterable[Any]) -> str:
     content = hashlib.blake2b(digest_size=12)
     for part in parts:
         if isinstance(part, Tensor):
-            plain = part.detach().cpu().contiguous()
+            plain = part.detach().cpu().clone(memory_format=torch.contiguous_format)
             content.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
             content.update(plain.flatten().view(torch.uint8).numpy().data)
         else:
@@ -83,40 +87,46 @@ def digest(parts: Iterable[Any]) -> str:
 
 
 def of_function(function: Any, seen: frozenset[int] = frozenset()) -> Iterable[Any]:
-    """A function's code and what it holds, as parts of a digest; an object without code by its fields."""
+    """A function's code and the data it holds, as parts of a digest; an object by its fields."""
     if id(function) in seen:
         return
     seen = seen | {id(function)}
-    code = getattr(function, "__code__", None)
-    if code is None:
+    if not isinstance(function, FunctionType):
         yield type(function).__qualname__
-        held: Iterable[Any] = vars(function).values() if hasattr(function, "__dict__") else ()
-    else:
-        yield from (code.co_name, code.co_code, code.co_names)
-        yield [one for one in code.co_consts if not hasattr(one, "co_code")]
-        names = {name: function.__globals__.get(name) for name in code.co_names}
-        held = [*(function.__defaults__ or ()), *(cell.cell_contents for cell in function.__closure__ or ()),
-                *(value for value in names.values() if not callable(value))]  # fmt: skip
-    for value in held:
+        yield from _of_value(dict(getattr(function, "__dict__", {})), seen)
+        return
+    code = function.__code__
+    yield from (code.co_name, code.co_code, code.co_names)
+    yield [one for one in code.co_consts if not isinstance(one, CodeType)]
+    held = [
+        *(function.__defaults__ or ()),
+        *(cell.cell_contents for cell in function.__closure__ or ()),
+    ]
+    named = (function.__globals__.get(name) for name in code.co_names)
+    for value in [*held, *named]:
         yield from _of_value(value, seen)
 
 
 def _of_value(value: Any, seen: frozenset[int]) -> Iterable[Any]:
+    """Data by content, functions by code; anything else (models, modules, classes) by its type."""
     if isinstance(value, (list, tuple, dict)):
-        yield len(value)
-        for one in (
+        items = (
             [part for item in value.items() for part in item] if isinstance(value, dict) else value
-        ):
+        )
+        yield len(value)
+        for one in items:
             yield from _of_value(one, seen)
     elif isinstance(value, (Tensor, int, float, str, bytes, type(None))):
         yield value
-    elif hasattr(value, "__array__"):
-        yield torch.as_tensor(numpy.asarray(value))
-    elif callable(value) or hasattr(value, "__dict__"):
+    elif isinstance(value, numpy.ndarray):
+        yield torch.from_numpy(value)
+    elif isinstance(value, FunctionType) or is_dataclass(value) and not isinstance(value, type):
         yield from of_function(value, seen)
+    else:
+        yield type(value).__qualname__
 
 
-def of_run(model: "Model", prompt: "Prompt", hooks: Sequence[Hook]) -> list[str]:
+def of_run(model: "Model", prompt: "Prompt", hooks: Sequence[Hook]) -> dict[str, str]:
     """Weights, prompt and hooks of the run that is changed."""
     from interp import making
 
@@ -124,7 +134,11 @@ def of_run(model: "Model", prompt: "Prompt", hooks: Sequence[Hook]) -> list[str]
         (hook.site, hook.layers, hook.heads, hook.stack, *of_function(hook.fn)) for hook in hooks
     ]
     content = [part for one in parts for part in one]
-    return [making.weights_digest(model.hf), making.digest(prompt), digest(content)]
+    return {
+        "weights": making.weights_digest(model.hf),
+        "prompt": making.digest(prompt),
+        "hooks": digest(content),
+    }
 
 
 def of_cells(cells: Sequence[Sequence[Change]]) -> Iterable[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.asking import choose_heads, choose_layers, choose_stack
 from interp.replay import Replay
-from interp.sites import Hook, parse_site
+from interp.sites import Hook, parse_site, whole_number
 from interp.sweep.axes import AXES, Axes
 from interp.sweep.cells import cells_of
 from interp.sweep.grid import Grid
@@ -57,6 +57,12 @@ def sweep(
             f"a sweep reads a metric off each run, and metric={metric!r} is none: "
             "interp.metrics.logit_diff(right, wrong), or a function of logits [batch, position, token]."
         )
+    for word, value in (("budget", budget), ("scale", scale)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise ValueError(
+                f"{word}={value!r}: a number above 0{' (bytes)' if word == 'budget' else ''}."
+            )
+    seed = whole_number(seed, "seed=")
     host = _host(model, tower.name)
     choose_heads(tower, heads, name)  # refuses before anything runs
     holding = choose_layers(tower, None, name)

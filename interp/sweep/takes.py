@@ -196,8 +196,8 @@ class Source:
         rows = len(next(iter(values.values())))
         if own and rows < 2 and self.take != "mean_all":
             raise ValueError(
-                f"take={self.take!r} with one row: its mean is the row itself, and there is no other row to "
-                "draw. Give reference= (a Prompt or Trace of other texts), or several rows."
+                f"take={self.take!r} with one row: its mean is the row itself, and there is no other to be "
+                "drawn. Give reference= (a Prompt or Trace of other texts), or several rows."
             )
         if self.take == "mean_all":
             return {
