@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 FIRST = 5  # heads to name
 BY_CHANCE = 0.05  # of intervals at 95 %
+FEW = 8  # records of a length below which a record weighs in its own mean
 WAVERS = 0.5  # a mean below this share of the mean size: ups and downs that cancel
 SMALL = 0.25  # of what a head is worth: less than that is no direct path to speak of
 
@@ -80,7 +81,19 @@ def _reference(asked: "Asked", known: Sequence[str]) -> list[str]:
             if asked.settings.per_position
             else "of all lengths and positions"
         )
-        said.append(f"Means are over {whose}, {by}.")
+        sizes = sorted(len(group) for group in asked.references.values() if len(group) > 1)
+        own = ""
+        if (
+            asked.settings.per_position
+            and asked.settings.reference is None
+            and sizes
+            and sizes[0] < FEW
+        ):
+            own = (
+                f", in groups of {sizes[0]} to {sizes[-1]} with the record itself among them, which makes "
+                "effects smaller where groups are small"
+            )
+        said.append(f"Means are over {whose}, {by}{own}.")
     left: dict[int, list[str]] = {}
     for name in (name for name in known if name in ABLATIONS):
         count = int(asked.records[name].flatten(1).isnan().all(1).sum())

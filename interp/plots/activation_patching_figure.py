@@ -59,7 +59,10 @@ def figure(result: "Result", place: str | None = None, direction: str | None = N
     of = " on ".join(
         plain(str(result.made[key])) for key in ("model", "task") if result.made.get(key)
     )
-    title = f"Activation patching of {of or 'the model'}: share of the change of {metric}{at}"
+    title = (
+        f"Activation patching of {of or 'the model'}: share of the change of {metric}{at} "
+        "(numbers: interval without 0)"
+    )
     styled(grid, title, height=total + 300, width=sum(widths) + 46 * (len(widths) - 1) + 180)
     grid.update_layout(margin={"t": 130, "b": 110, "l": 60, "r": 90})
     return grid

@@ -25,7 +25,7 @@ def figure(result: "Result", most: int = LISTED) -> "Figure":
     shown = table.loc[table["share"].abs().sort_values(ascending=False).index[:most]]
     grid = make_subplots(
         rows=1, cols=2, column_widths=[0.62, 0.38], horizontal_spacing=0.2,
-        subplot_titles=["share of the change that comes by each head's path",
+        subplot_titles=["share of the change that comes by each head's path (bold: interval without 0)",
                         f"the {len(shown)} largest, 95 % intervals"],
     )  # fmt: skip
     _heads(grid, table, across)
