@@ -92,6 +92,8 @@ def notes(asked: Asked, table: Any, records: Any) -> list[str]:
         dropped = asked.given - len(records)
         said.append(
             f"{dropped} of {asked.given} records were dropped: the model does not answer them right."
+            if dropped
+            else f"All {asked.given} records are answered right, and were kept."
         )
     said += [*asked.remarks, *_total(asked, records)]
     if abs(float(records["total"].mean())) > NOTHING * max(
