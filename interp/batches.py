@@ -33,6 +33,8 @@ def as_task(given: Any, who: str) -> Task:
     texts = [given] if isinstance(given, str) else given
     if isinstance(texts, (list, tuple)) and texts and all(isinstance(text, str) for text in texts):
         return Task("texts", tuple(Record(text) for text in texts))
+    if isinstance(texts, (list, tuple)) and texts and all(isinstance(one, Record) for one in texts):
+        raise TypeError(f"{who} takes records as a task: interp.Task('mine', tuple(records)).")
     kind = type(given).__name__
     if isinstance(texts, (list, tuple)):
         kinds = sorted({type(text).__name__ for text in texts})

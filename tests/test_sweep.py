@@ -407,6 +407,9 @@ def test_a_grid_draws_itself(model, pair):
     with torch.no_grad():
         trace = model.trace(other, "resid_pre", "z")
     one = model.sweep(clean, "resid_pre", trace, metric=metric)
+    table = one.table()
+    assert list(table) == ["batch", "layer", "position", "token", "value", "plain", "effect"]
+    assert table["token"][clean.length - 1] == clean.tokens[0][-1]
     figure = one.figure(row=2)
     assert figure.data[0].z.shape == (4, clean.length)
     assert list(figure.layout.xaxis.ticktext)[-1].strip("·") == "to"

@@ -80,7 +80,7 @@ class Grid(Tensor):
         return sweep_map(self, row, title)
 
     def table(self) -> "pandas.DataFrame":
-        """One row a number: batch, the axes, value, plain and effect."""
+        """One row a number: batch, the axes (with the token at a position), value, plain and effect."""
         import pandas
 
         names = [*self.axes, *(["field"] if self.ndim > len(self.axes) else [])]
@@ -90,6 +90,10 @@ class Grid(Tensor):
         own = self.as_subclass(Tensor)
         effect = self.effect
         content = {"value": own.flatten().numpy(), "plain": (own - effect).flatten().numpy()}
-        return pandas.DataFrame(
-            content | {"effect": effect.flatten().numpy()}, index=index
-        ).reset_index()
+        content["effect"] = effect.flatten().numpy()
+        table = pandas.DataFrame(content, index=index).reset_index()
+        if "position" in self.axes and self.tokens:
+            places = zip(table["batch"], table["position"], strict=True)
+            tokens = [self.tokens[row][place] for row, place in places]
+            table.insert(list(table).index("position") + 1, "token", tokens)
+        return table
