@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from interp.composing import report_conflicts
 from interp.live import Placed
-from interp.sites import MAP_SITES, Hook, head_axis, parse_site, whole_number
+from interp.sites import MAP_SITES, Hook, LogitsHook, head_axis, parse_site, whole_number
 from interp.structure import Stack
 
 if TYPE_CHECKING:
@@ -87,12 +89,37 @@ def choose_heads(stack: Stack, heads: Any, site: str) -> tuple[int, ...] | None:
     return chosen
 
 
-def place_hooks(stacks: dict[str, Stack], hooks: Any, owner: str) -> list[Placed]:
-    """Hooks with their site, layers and heads checked; together they share one memo."""
+def _check_within(hook: Hook, site: str) -> None:
+    if hook.within is None:
+        return
+    if site not in MAP_SITES:
+        raise ValueError(f"within= goes with the rows of scores and pattern, not with {site}.")
+    given = hook.within
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise TypeError(f"within={given!r}: positions (start, stop), or (start, None).")
+    start = whole_number(given[0], "within=(start, stop)")
+    stop = None if given[1] is None else whole_number(given[1], "within=(start, stop)")
+    if start < 0 or (stop is not None and stop <= start):
+        raise ValueError(
+            f"within={given!r} holds no row: positions count from 0, start before stop."
+        )
+
+
+def place_hooks(
+    stacks: dict[str, Stack], hooks: Any, owner: str, planner: str | None = None
+) -> list[Placed]:
+    """Hooks with their site, layers and heads checked; together they share one memo.
+
+    `planner` is the intervention that they are of.
+    """
     group, placed = next(_GROUPS), []
     if not isinstance(hooks, Iterable) and not isinstance(hooks, Hook):
         raise TypeError(f"hooks= takes interp.Hook objects, not {hooks!r}: Hook('z', function).")
     for hook in [hooks] if isinstance(hooks, Hook) else hooks:
+        if isinstance(hook, LogitsHook):
+            main, name = next(iter(stacks)), planner or hook.name
+            placed.append(Placed(hook, frozenset(), main, None, group, name, planner is not None))
+            continue
         if not isinstance(hook, Hook):
             raise TypeError(
                 f"hooks= takes interp.Hook objects, not {hook!r}: Hook(site, function), where the "
@@ -108,14 +135,17 @@ def place_hooks(stacks: dict[str, Stack], hooks: Any, owner: str) -> list[Placed
             raise ValueError(f"{hook.site} names its layer; leave layers= out.")
         if hook.rows and site not in MAP_SITES:
             raise ValueError(f"rows=True goes with scores and pattern, not with {site}.")
+        _check_within(hook, site)
         stack = choose_stack(stacks, hook.stack, owner)
         placed.append(
             Placed(
-                Hook(site, hook.fn, layers, stack.name, hook.heads, hook.rows),
+                replace(hook, site=site, layers=layers, stack=stack.name),
                 choose_layers(stack, layers, site),
                 stack.name,
                 choose_heads(stack, hook.heads, site),
                 group,
+                planner or hook.name,
+                planner is not None,
             )
         )
     return placed
@@ -154,8 +184,10 @@ def plan(model: Any, prompt: Any, using: list[Any]) -> tuple[Any, list[Placed]]:
     """Let each intervention see the prompt as the ones before it left it, and name its hooks."""
     placed: list[Placed] = []
     for item in using:
-        hooks: Iterable[Hook] = [item]
-        if not isinstance(item, Hook):
-            prompt, hooks = item.plan(model, prompt)
-        placed += place_hooks(model.stacks, hooks, model.name)
+        if isinstance(item, Hook):
+            placed += place_hooks(model.stacks, item, model.name)
+            continue
+        prompt, hooks = item.plan(model, prompt)
+        placed += place_hooks(model.stacks, hooks, model.name, type(item).__name__)
+    report_conflicts(placed)
     return prompt, placed

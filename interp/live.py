@@ -45,6 +45,7 @@ class Run:
     shape: tuple[int, int] = (0, 0)  # batch and positions of the layer that is running
     memos: dict[int, dict] = field(default_factory=dict)
     planned: dict[int, list["Placed"]] = field(default_factory=dict)
+    generating: bool = False  # each step's logits are taken from `generate`
     visits: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)  # rows, keys seen so far
 
     @property
@@ -77,12 +78,26 @@ class Run:
 class Placed:
     """A hook put where it belongs; `group` tells whose memo it shares."""
 
-    hook: Hook
+    hook: Any  # a Hook, or a LogitsHook (in no layer)
     layers: frozenset[int]
     stack: str
     heads: tuple[int, ...] | None
     group: int
+    owner: str = ""  # what a user calls it: the intervention, or the function
+    planned: bool = False  # by an intervention
     ran: bool = False
+
+    def rows(self, first: int, count: int, start: int) -> tuple[int, int]:
+        """Which of `count` rows from position `first` on it is shown; the prompt begins at `start`."""
+        if self.hook.within is None:
+            return 0, count
+        low, high = self.hook.within
+        top = max(0, low + start - first)
+        return top, count if high is None else min(count, high + start - first)
+
+    def shows(self, first: int, count: int, start: int) -> bool:
+        top, bottom = self.rows(first, count, start)
+        return top < bottom
 
 
 class Carrier:
@@ -166,24 +181,52 @@ def hooks_at(place: Place, site: str, sessions: Iterable[Session]) -> list[Place
 
 
 def pass_through(
-    value: Tensor, hooks: list[Placed], place: Place, *, first: int = 0, first_key: int = 0
+    value: Tensor,
+    hooks: list[Placed],
+    place: Place,
+    *,
+    first: int = 0,
+    first_key: int = 0,
+    heads: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """Give the value to each hook in turn; a hook that returns a tensor replaces it."""
+    """Give the value to each hook in turn; a hook that returns a tensor replaces it.
+
+    `heads` are those that the value holds, where it does not hold all.
+    """
     run = RUN.get() or Run()
     for placed in hooks:
         hook = placed.hook
         memo = run.memos.setdefault(placed.group, {})
         at = At(hook.site, place.stack, place.layer, first, first_key, run.prefill, memo, run)
         placed.ran = True
-        value = _apply(value, placed, at)
+        value = _apply_rows(value, placed, at, heads)
     return value
 
 
-def _apply(value: Tensor, placed: Placed, at: At) -> Tensor:
+def _apply_rows(value: Tensor, placed: Placed, at: At, heads: tuple[int, ...] | None) -> Tensor:
+    """The hook on the rows that it is shown."""
+    if placed.hook.within is None:
+        return _apply(value, placed, at, heads)
+    count = value.shape[2]
+    top, bottom = placed.rows(at.first, count, at.run.start or 0)
+    if top >= bottom:
+        return value
+    at.first += top
+    if (top, bottom) == (0, count):
+        return _apply(value, placed, at, heads)
+    part = value[:, :, top:bottom]
+    result = _apply(part, placed, at, heads)
+    if result is part:
+        return value
+    return torch.cat([value[:, :, :top], result, value[:, :, bottom:]], dim=2)
+
+
+def _apply(value: Tensor, placed: Placed, at: At, heads: tuple[int, ...] | None) -> Tensor:
     hook, axis = placed.hook, head_axis(placed.hook.site)
-    if placed.heads is None or axis is None:
+    if placed.heads is None or axis is None or placed.heads == heads:
         return _called(hook, value, at)
-    index = torch.tensor(placed.heads, device=value.device)
+    own = placed.heads if heads is None else [heads.index(head) for head in placed.heads]
+    index = torch.tensor(own, device=value.device)
     part = value.index_select(axis, index)
     result = _called(hook, part, at)
     return value if result is part else value.index_copy(axis, index, result)
@@ -229,6 +272,17 @@ def _checked(result: Any, value: Tensor, hook: Hook, at: At) -> Tensor:
             f"{result.device}; end it with `.to(value)`."
         )
     return result
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """The plain model inside, whatever is live around: for runs that an intervention plans from."""
+    sessions, run = LIVE.set(()), RUN.set(None)
+    try:
+        yield
+    finally:
+        RUN.reset(run)
+        LIVE.reset(sessions)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from interp.prompt import Prompt
 from interp.shadow import bare_calls, shadowed
 from interp.shipped import called
 from interp.sites import ATTENTION_SITES, QUERY_HEAD_SITES, SITES, At, Hook, parse_site
+from interp.speaking import processors
 from interp.structure import Stack, find_stacks
 from interp.taps import plan_run, prompt_length, taps_for
 from interp.trace import Trace, main_output
@@ -175,8 +176,10 @@ class Model:
         if not hasattr(self.hf, "generate"):
             raise ValueError(f"{type(self.hf).__name__} cannot generate; use trace or logits.")
         with self._asked(self._prompt(prompt), using, hooks) as run:
-            run.length = prompt_length(self, {**run.prompt.inputs, **generate})
-            return self.hf.generate(**{**run.prompt.inputs, **generate})
+            given = {**run.prompt.inputs, **generate}
+            run.length = prompt_length(self, given)
+            given |= processors(self.hf, run, generate.get("logits_processor"))
+            return self.hf.generate(**given)
 
     @contextmanager
     def using(self, *items: Any) -> Iterator["Model"]:

@@ -116,7 +116,8 @@ def hide(scores: Tensor, call: Call, span: Span) -> Tensor:
     """Hide again what a change of the scores may have uncovered; what a mask only weighs stays."""
     lowest = torch.finfo(scores.dtype).min
     if call.seen is not None:
-        return scores.masked_fill(~call.seen[:, :, span.top : span.bottom], lowest)
+        seen = call.seen[:, :, span.top : span.bottom, span.left : span.right]
+        return scores.masked_fill(~seen, lowest)
     return _hide(scores, call, slice(None), slice(None), span)
 
 
@@ -172,36 +173,49 @@ def whole(
 
     Gradients flow. Returns [batch, query, head, d_value].
     """
-    total, every = call.query.shape[2], slice(None)
+    total = call.query.shape[2]
     outputs = []
     for top in range(0, total, rows or total):
         span = Span(top, min(total, top + (rows or total)), 0, call.key.shape[2])
-        scores = _product(call.query[:, :, span.top : span.bottom], call.key) * call.scaling
-        scores = _bend(scores, call, every, every, span)
-        scores = _hide(scores, call, every, every, span)
-        raw = scores
-        if edit_scores is not None:
-            scores = edit_scores(scores, span.top)
-        if scores is not raw:
-            scores = hide(scores, call, span)
-        pattern = _softmax(scores, call, every).to(call.query.dtype)
-        if call.awake is not None:
-            pattern = pattern * call.awake[:, :, span.top : span.bottom]
-        shown = pattern
-        if call.real is not None:
-            shown = pattern * call.real[:, :, span.top : span.bottom]
-        after = shown if edit_pattern is None else edit_pattern(shown, span.top)
-        real = None if call.real is None else call.real[:, :, span.top : span.bottom]
-        pattern = put_back(pattern, shown, after, real)
-        if read is not None:
-            # Changed scores may hold anything, and would not belong to a changed pattern.
-            known = scores.detach() if after is shown and scores is raw else None
-            read(Block(after.detach(), known, slice(top, span.bottom), 0, every, every))
-        if call.dropout:
-            pattern = torch.nn.functional.dropout(pattern, call.dropout)
-        outputs.append(_mix(pattern, call.value))
+        outputs.append(opened(call, span, edit_scores, edit_pattern, read)[0])
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     return output.transpose(1, 2).contiguous()
+
+
+def opened(
+    call: Call,
+    span: Span,
+    edit_scores: Edit | None = None,
+    edit_pattern: Edit | None = None,
+    read: Callable[[Block], None] | None = None,
+) -> tuple[Tensor, bool]:
+    """Some rows with their maps in the open, [batch, head, row, d_value]; and whether edits changed them."""
+    every, rows = slice(None), slice(span.top, span.bottom)
+    key, value = call.key, call.value
+    if span.right < key.shape[2]:
+        key, value = key[:, :, : span.right], value[:, :, : span.right]
+    scores = _product(call.query[:, :, rows], key) * call.scaling
+    scores = _bend(scores, call, every, every, span)
+    scores = _hide(scores, call, every, every, span)
+    raw = scores
+    if edit_scores is not None:
+        scores = edit_scores(scores, span.top)
+    if scores is not raw:
+        scores = hide(scores, call, span)
+    pattern = _softmax(scores, call, every).to(call.query.dtype)
+    if call.awake is not None:
+        pattern = pattern * call.awake[:, :, rows]
+    real = None if call.real is None else call.real[:, :, rows]
+    shown = pattern if real is None else pattern * real
+    after = shown if edit_pattern is None else edit_pattern(shown, span.top)
+    pattern = put_back(pattern, shown, after, real)
+    if read is not None:
+        # Changed scores may hold anything, and would not belong to a changed pattern.
+        known = scores.detach() if after is shown and scores is raw else None
+        read(Block(after.detach(), known, rows, 0, every, every))
+    if call.dropout:
+        pattern = torch.nn.functional.dropout(pattern, call.dropout)
+    return _mix(pattern, value), scores is not raw or after is not shown
 
 
 def _product(query: Tensor, key: Tensor) -> Tensor:

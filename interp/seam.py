@@ -40,7 +40,8 @@ from interp.rows import (
     streamed,
     whole,
 )
-from interp.sites import ATTENTION_SITES
+from interp.sites import ATTENTION_SITES, MAP_SITES
+from interp.splicing import part_of, spliced
 
 OVER_SDPA, OVER_EAGER = "interp", "interp_eager"
 
@@ -98,12 +99,15 @@ class Passage:
     first_key: int  # and of the first key
     options: dict[str, Any]  # what transformers passed by keyword
     carrier: Carrier | None = None
+    start: int = 0  # absolute position of the prompt
 
-    def through(self, site: str, value: Tensor, top: int = 0) -> Tensor:
+    def through(
+        self, site: str, value: Tensor, top: int = 0, heads: tuple[int, ...] | None = None
+    ) -> Tensor:
         """The value after the site's hooks; `top` counts the call's rows before it."""
-        first = self.first + top
+        first, hooks = self.first + top, self.hooks[site]
         return pass_through(
-            value, self.hooks[site], self.place, first=first, first_key=self.first_key
+            value, hooks, self.place, first=first, first_key=self.first_key, heads=heads
         )
 
     def turned(self, site: str, value: Tensor) -> Tensor:
@@ -132,8 +136,14 @@ def _asked(
     carrier = carrier_of(sessions)
     if not metrics and carrier is None and not any(hooks.values()):
         return None
-    first, first_key = _positions(module, place, query.shape[2], key.shape[2])
-    return Passage(module, place, hooks, metrics, first, first_key, options, carrier)
+    queries = query.shape[2]
+    first, first_key = _positions(module, place, queries, key.shape[2])
+    run = RUN.get()
+    start = (run.start or 0) if run is not None else 0
+    for site in MAP_SITES:
+        if hooks[site]:
+            hooks[site] = [one for one in hooks[site] if one.shows(first, queries, start)]
+    return Passage(module, place, hooks, metrics, first, first_key, options, carrier, start)
 
 
 def _positions(module: nn.Module, place: Place, queries: int, keys: int) -> tuple[int, int]:
@@ -168,10 +178,13 @@ def attend(
     value = passage.turned("v", value)
 
     def mixed() -> Tensor:
+        def plain() -> Tensor:
+            return idle(passage.module, query, key, value, mask, **passage.options)[0]
+
         if passage.hooks["scores"] or passage.hooks["pattern"] or passage.metrics:
-            output = _open(passage, read_call(passage, query, key, value, mask))
+            output = _open(passage, read_call(passage, query, key, value, mask), plain)
         else:
-            output, _ = idle(passage.module, query, key, value, mask, **passage.options)
+            output = plain()
         return passage.through("z", output)
 
     if passage.carrier is not None:
@@ -210,11 +223,19 @@ def read_call(
     )
 
 
-def _open(passage: Passage, call: Call) -> Tensor:
+def _open(passage: Passage, call: Call, plain: Callable[[], Tensor]) -> Tensor:
     """Attention with its maps in the open: streamed when only metrics want them."""
     hooks = passage.hooks
-    read, finish = _collectors(passage, call)
     maps = hooks["scores"] + hooks["pattern"]
+    if not passage.metrics and not call.dropout and not call.wants_gradient:
+        part = part_of(maps, call, passage.first, passage.start)
+        if part is not None and known_arithmetic(passage, call):
+            scores, pattern = (
+                functools.partial(_shown, passage, site, part.heads) if hooks[site] else None
+                for site in MAP_SITES
+            )
+            return spliced(call, part, scores, pattern, plain)
+    read, finish = _collectors(passage, call)
     if not known_arithmetic(passage, call):
         output = _through_eager(passage, call, read)
     elif not maps and not call.dropout and not call.wants_gradient:
@@ -229,6 +250,12 @@ def _open(passage: Passage, call: Call) -> Tensor:
         output = whole(call, edits["scores"], edits["pattern"], reader, rows)
     finish()
     return output
+
+
+def _shown(
+    passage: Passage, site: str, heads: tuple[int, ...] | None, value: Tensor, top: int
+) -> Tensor:
+    return passage.through(site, value, top, heads)
 
 
 def known_arithmetic(passage: Passage, call: Call) -> bool:

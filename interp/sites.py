@@ -143,6 +143,10 @@ class Hook:
 
     `rows=True` promises that `fn` treats each query row of `scores` or `pattern` by itself: it may
     then be called on blocks of rows (`at.first` says which), and no whole map is made.
+
+    `within=(start, stop)` shows `fn` only the rows at these positions of the prompt, new tokens
+    following it (`stop=None`: to the end); what it does not see runs on plain attention, and is
+    left as it is to the bit. With `rows=True` keys that none of the rows can see may be left out.
     """
 
     site: str
@@ -151,6 +155,24 @@ class Hook:
     stack: str | None = None  # None: the model's main stack
     heads: Sequence[int] | int | None = None  # None: all; `fn` sees only these
     rows: bool = False
+    within: tuple[int, int | None] | None = None
+
+    @property
+    def name(self) -> str:
+        return getattr(self.fn, "__name__", type(self.fn).__name__)
+
+
+@dataclass(frozen=True)
+class LogitsHook:
+    """A function of what the model says next: fn(ids, logits, at) -> logits of the same shape.
+
+    `ids` [batch, position] are all tokens so far, `logits` [batch, last, vocabulary] those of the last
+    positions: all of them in one forward, one at each step of `generate`, where beams may have
+    reordered the rows since the last step. Interventions plan it beside hooks.
+    """
+
+    fn: Callable[[Tensor, Tensor, At], Tensor]
+    site: str = "logits"
 
     @property
     def name(self) -> str:

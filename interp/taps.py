@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from interp.live import LIVE, RUN, Place, Run, carrier_of, hooks_at, pass_through, sessions_of
 from interp.prompt import Prompt
 from interp.shadow import Around
+from interp.speaking import processors, said
 from interp.structure import Stack, tops
 
 Forward = Callable[..., Any]
@@ -138,7 +139,7 @@ def _top(owner: Any) -> Around:
                 args, kwargs = (), {**given, **owner().arguments(changed)}
                 given = kwargs
             run.enter(_cached(given.get("past_key_values")), _positions(given))
-            return original(*args, **kwargs)
+            return said(module, run, given.get("input_ids"), original(*args, **kwargs))
         finally:
             if token is not None:
                 RUN.reset(token)
@@ -165,6 +166,7 @@ def _generate(owner: Any) -> Around:
                 given.update(changed.inputs)
                 args, kwargs = args[1:], given
             run.length = prompt_length(owner(), given)
+            kwargs = {**kwargs, **processors(module, run, kwargs.get("logits_processor"))}
             return original(*args, **kwargs)
         finally:
             RUN.reset(token)

@@ -12,7 +12,7 @@ LAYERS = [
     ["families", "formats", "gallery", "images", "layouts", "shipped", "sites"],
     ["coupling", "credit", "edits", "metrics", "readouts", "relevance", "result", "statistics"],
     ["structure", "rows", "live"],
-    ["eager", "prompt", "shadow"],
+    ["composing", "eager", "prompt", "shadow", "speaking", "splicing"],
     ["seam", "tokens", "chat", "shown", "processors", "task"],
     ["fitting", "encode", "forward", "records", "scoring", "tasks"],
     ["taps", "trace", "asking"],
@@ -30,6 +30,7 @@ LAYERS = [
         "sink_reading",
         "tracing",
     ],
+    ["interventions", "steering"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "interp").rglob("*.py"))

@@ -1,0 +1,32 @@
+"""Interventions: frozen settings that steer a run, one file each, known by name in INTERVENTIONS.
+
+    from interp.interventions import VAR
+    model.generate(prompt, using=VAR(keep=0.4))
+
+A file here holds one method and ends in `INTERVENTIONS.add(...)`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from interp.composing import Conflict as Conflict
+from interp.registry import Registry
+from interp.steering.found import Found as Found
+from interp.steering.intervention import Intervention as Intervention
+
+if TYPE_CHECKING:
+    from interp.interventions.pai import PAI as PAI
+
+INTERVENTIONS: Registry[type[Intervention]] = Registry("intervention", "interp.interventions")
+
+
+def __getattr__(name: str) -> Any:
+    """VAR and its kin by name, each imported when it is first asked for."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    if name in INTERVENTIONS:
+        return INTERVENTIONS[name]
+    raise AttributeError(f"module 'interp.interventions' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *INTERVENTIONS])
