@@ -45,6 +45,10 @@ def token_ids(shape: Shape, length: int | None = None) -> Tensor:
     return torch.randint(shape.vocabulary, (1, length or shape.length), generator=random)
 
 
+def text_config(shape: Shape) -> PretrainedConfig:
+    return _config(shape)[0]
+
+
 def _config(shape: Shape) -> tuple[PretrainedConfig, type[PreTrainedModel]]:
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if shape.family == "gpt2":

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from interp.composing import report_conflicts
+from interp.composing import Several, report_conflicts
 from interp.live import Placed
 from interp.sites import MAP_SITES, Hook, LogitsHook, head_axis, parse_site, whole_number
 from interp.structure import Stack
@@ -170,8 +170,14 @@ def interventions(using: Any) -> list[Any]:
     """`using=` as a flat list: an intervention, a hook, or lists of them, left to right."""
     if using is None:
         return []
+    if isinstance(using, Several):
+        return interventions(using.each)
     if isinstance(using, (list, tuple)):
         return [item for part in using for item in interventions(part)]
+    if isinstance(using, type) and hasattr(using, "plan"):
+        raise TypeError(
+            f"using={using.__name__} is the class; give one with settings: {using.__name__}()."
+        )
     if not isinstance(using, Hook) and not callable(getattr(using, "plan", None)):
         raise TypeError(
             "using= takes interp.Hook or interventions (objects with plan(model, prompt)), "
@@ -188,6 +194,8 @@ def plan(model: Any, prompt: Any, using: list[Any]) -> tuple[Any, list[Placed]]:
             placed += place_hooks(model.stacks, item, model.name)
             continue
         prompt, hooks = item.plan(model, prompt)
-        placed += place_hooks(model.stacks, hooks, model.name, type(item).__name__)
+        # What stands for another says whom, and a hook that is watched remains the user's own.
+        owner = getattr(item, "owner", type(item).__name__)
+        placed += place_hooks(model.stacks, hooks, model.name, owner)
     report_conflicts(placed)
     return prompt, placed

@@ -21,12 +21,14 @@ def redistribute(
     """
     if not 0 <= keep <= 1:
         raise ValueError(f"keep={keep} is the share that sinks keep, from 0 to 1.")
-    receiving = ~sinks if receivers is None else receivers & ~sinks
-    held = (pattern * receiving).sum(-1, keepdim=True)
+    receiving = pattern * (~sinks if receivers is None else receivers & ~sinks)
+    held = receiving.sum(-1, keepdim=True)
+    able = held > 0
     freed = (1 - keep) * (pattern * sinks).sum(-1, keepdim=True)
-    gain = torch.where(held > 0, 1 + freed / held.clamp_min(torch.finfo(pattern.dtype).tiny), 1.0)
-    changed = torch.where(sinks, pattern * keep, torch.where(receiving, pattern * gain, pattern))
-    return torch.where(held > 0, changed, pattern)
+    # Shares of the receivers, not a factor for them: that would leave half precision.
+    shares = receiving / torch.where(able, held, 1)
+    changed = torch.where(sinks, pattern * keep, torch.addcmul(pattern, shares, freed))
+    return torch.where(able, changed, pattern)
 
 
 def press(scores: Tensor, keys: Tensor, by: Tensor | float) -> Tensor:
@@ -54,7 +56,7 @@ def inject(value: Tensor, added: Tensor, strength: float) -> Tensor:
     moved = value + strength * added
     size = moved.norm(dim=-1, keepdim=True)
     tiny = torch.finfo(value.dtype).tiny
-    return moved * (value.norm(dim=-1, keepdim=True) / size.clamp_min(tiny))
+    return moved / size.clamp_min(tiny) * value.norm(dim=-1, keepdim=True)
 
 
 def silence(value: Tensor, where: Tensor | bool = True) -> Tensor:

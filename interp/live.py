@@ -4,7 +4,7 @@
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -45,8 +45,18 @@ class Run:
     shape: tuple[int, int] = (0, 0)  # batch and positions of the layer that is running
     memos: dict[int, dict] = field(default_factory=dict)
     planned: dict[int, list["Placed"]] = field(default_factory=dict)
+    asked: dict[tuple, list["Placed"]] = field(default_factory=dict)  # what hooks_at found before
+    agreed: dict[nn.Module, bool] = field(
+        default_factory=dict
+    )  # whether the seam's arithmetic is its own
     generating: bool = False  # each step's logits are taken from `generate`
     visits: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)  # rows, keys seen so far
+    ending: list[Callable[[], None]] = field(default_factory=list)  # called when the run is left
+
+    def end(self) -> None:
+        """The run is over, well or by an exception: what hooks keep going beside it stops."""
+        while self.ending:
+            self.ending.pop()()
 
     @property
     def prefill(self) -> bool:
@@ -165,13 +175,25 @@ def carrier_of(sessions: Iterable[Session]) -> Carrier | None:
     return next((session.carrier for session in sessions if session.carrier is not None), None)
 
 
-def hooks_at(place: Place, site: str, sessions: Iterable[Session]) -> list[Placed]:
+def hooks_at(place: Place, site: str, sessions: Sequence[Session]) -> list[Placed]:
     run = RUN.get()
-    if run is None and any(session.plan is not None for session in sessions):
-        raise RuntimeError(
-            "a part of the model was called by itself under using(...), where the interventions "
-            "know no prompt and cannot plan; call the whole model, or its generate."
-        )
+    if run is None:
+        if any(session.plan is not None for session in sessions):
+            raise RuntimeError(
+                "a part of the model was called by itself under using(...), where the interventions "
+                "know no prompt and cannot plan; call the whole model, or its generate."
+            )
+        return _hooks_at(place, site, sessions, None)
+    key = (place.stack, place.layer, site, *sessions)  # each step of `generate` asks the same
+    found = run.asked.get(key)
+    if found is None:
+        found = run.asked[key] = _hooks_at(place, site, sessions, run)
+    return found
+
+
+def _hooks_at(
+    place: Place, site: str, sessions: Sequence[Session], run: Run | None
+) -> list[Placed]:
     return [
         placed
         for session in sessions
@@ -193,6 +215,8 @@ def pass_through(
 
     `heads` are those that the value holds, where it does not hold all.
     """
+    if not hooks:
+        return value
     run = RUN.get() or Run()
     for placed in hooks:
         hook = placed.hook
@@ -221,12 +245,19 @@ def _apply_rows(value: Tensor, placed: Placed, at: At, heads: tuple[int, ...] | 
     return torch.cat([value[:, :, :top], result, value[:, :, bottom:]], dim=2)
 
 
+@functools.lru_cache(maxsize=1024)
+def numbers(listed: tuple[int, ...], device: torch.device) -> Tensor:
+    """A tensor of them; made once, for it is asked for at each step."""
+    with torch.inference_mode(False):
+        return torch.tensor(listed, device=device)
+
+
 def _apply(value: Tensor, placed: Placed, at: At, heads: tuple[int, ...] | None) -> Tensor:
     hook, axis = placed.hook, head_axis(placed.hook.site)
     if placed.heads is None or axis is None or placed.heads == heads:
         return _called(hook, value, at)
-    own = placed.heads if heads is None else [heads.index(head) for head in placed.heads]
-    index = torch.tensor(own, device=value.device)
+    own = placed.heads if heads is None else tuple(heads.index(head) for head in placed.heads)
+    index = numbers(own, value.device)
     part = value.index_select(axis, index)
     result = _called(hook, part, at)
     return value if result is part else value.index_copy(axis, index, result)

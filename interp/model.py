@@ -348,6 +348,7 @@ class Model:
             )
             leaving.enter_context(live(session))
             leaving.callback(RUN.reset, RUN.set(run))
+            leaving.callback(run.end)
             plan_run(self.hf, run)  # `using` blocks around this call see its prompt
             yield run
         self._complain(placed)

@@ -8,12 +8,12 @@ or in `images=`. Formats of others are read as they are: see `interp.formats`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from interp.formats import own_row
+from interp.formats import is_classification, own_row, rows_of
 from interp.gallery import Album, Gallery
 from interp.registry import unknown
 from interp.spelling import Reading
@@ -31,22 +31,32 @@ def read(
     images: str | Path | None = None,
     name: str | None = None,
     count: int | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Task:
     """The records of a file, or its first `count`, as a task called after the file.
 
-    `images` is the folder that images are named in; else it is the file's own.
+    `images` is the folder that images are named in; else it is the file's own. `labels` names the classes
+    of a file of classified texts, in the order of their numbers; without it those that it names itself.
     """
     path = Path(path)
     gallery = Gallery(path.parent if images is None else Path(images))
     records = []
-    for place, row in islice(_rows(path), count):
+    rows = list(islice(_rows(path), count))
+    labels = _labels([row for _, row in rows]) if labels is None else list(labels)
+    for place, row in rows:
         try:
-            records.append(_record(own_row(row), gallery))
+            records.append(_record(own_row(row, labels), gallery))
         except (ValueError, LookupError, OSError) as problem:
             raise _kind(problem)(f"{path}, {place}: {problem}") from problem
     if not records:
         raise ValueError(f"{path} holds no records. A record is a line such as {EXAMPLE}.")
     return Task(name or path.stem, tuple(records), {"file": path.name})
+
+
+def _labels(rows: list[Any]) -> list[str] | None:
+    """The classes that a file names, each once; none where they are numbers."""
+    named = [row["label"] for row in rows if is_classification(row)]
+    return sorted(set(named)) if named and all(isinstance(one, str) for one in named) else None
 
 
 def write(task: Task, path: Path) -> Path:
@@ -98,18 +108,26 @@ def _kind(problem: Exception) -> type[Exception]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each row with its place: of one JSON list, or of a JSON value on each line."""
+    """Each row with its place: of one JSON value, or of a JSON value on each line."""
     text = _text(path)
-    if text.lstrip().startswith("[") and path.suffix != ".jsonl":
-        try:
-            listed = json.loads(text)
-        except json.JSONDecodeError as problem:
-            raise ValueError(f"{path}, line {problem.lineno}: not JSON: {problem.msg}.") from None
-        yield from ((f"record {number}", row) for number, row in enumerate(listed, start=1))
+    whole = None if path.suffix == ".jsonl" else _whole(path, text)
+    if whole is not None:
+        rows = enumerate(rows_of(whole), start=1)
+        yield from ((f"record {number}", row) for number, row in rows)
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"line {number}", _json(line, f"{path}, line {number}")
+
+
+def _whole(path: Path, text: str) -> Any:
+    """The one JSON list or object that a file is; None where each line is a value of its own."""
+    try:
+        return json.loads(text) if text.lstrip()[:1] in ("[", "{") else None
+    except json.JSONDecodeError as problem:
+        if text.lstrip().startswith("{"):
+            return None
+        raise ValueError(f"{path}, line {problem.lineno}: not JSON: {problem.msg}.") from None
 
 
 def _text(path: Path) -> str:

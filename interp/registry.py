@@ -38,7 +38,8 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         folder, self._folder = self._folder, None
         package = importlib.import_module(folder) if isinstance(folder, str) else folder
         for file in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
-            importlib.import_module(f"{package.__name__}.{file.name}")
+            if not file.name.startswith("_"):
+                importlib.import_module(f"{package.__name__}.{file.name}")
 
     def __repr__(self) -> str:
         return f"{self.noun}: {', '.join(self)}"

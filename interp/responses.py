@@ -35,8 +35,9 @@ def respond(model: "Model", prompt: Any, answer: Any = None, **generate: Any) ->
     check_ids(model, added.tolist())
     check_fit(model, prompt.length + added.shape[1])
     real = _before_padding(model, added) if answer is None else torch.ones_like(added).bool()
+    written = model.family.written if model.family is not None else 0
     inputs = {
-        name: _longer(name, value, prompt, added, real) for name, value in prompt.inputs.items()
+        name: _longer(name, value, prompt, added, written) for name, value in prompt.inputs.items()
     }
     inputs["attention_mask"] = torch.cat([prompt.mask.to(real.device), real], 1).long()
     whole = Prompt.from_inputs(model, inputs)
@@ -84,10 +85,11 @@ def _before_padding(model: "Model", added: Tensor) -> Tensor:
     return (over.long().cumsum(1) - over.long()) == 0
 
 
-def _longer(name: str, value: Any, prompt: Prompt, added: Tensor, real: Tensor) -> Any:
+def _longer(name: str, value: Any, prompt: Prompt, added: Tensor, written: int) -> Any:
     """An input with the answer behind it; what is not counted by position stays."""
     if name == "input_ids":
         return torch.cat([value, added.to(value)], 1)
     if isinstance(value, Tensor) and value.shape == prompt.mask.shape and name != "attention_mask":
-        return torch.cat([value, torch.zeros_like(added).to(value)], 1)  # token types: text
+        kind = written if name == "token_type_ids" else 0  # token types: text
+        return torch.cat([value, torch.full_like(added, kind).to(value)], 1)
     return value

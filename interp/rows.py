@@ -191,21 +191,23 @@ def opened(
 ) -> tuple[Tensor, bool]:
     """Some rows with their maps in the open, [batch, head, row, d_value]; and whether edits changed them."""
     every, rows = slice(None), slice(span.top, span.bottom)
-    key, value = call.key, call.value
+    query, key, value = call.query, call.key, call.value
+    if span.bottom - span.top < query.shape[2]:
+        query = query[:, :, rows]
     if span.right < key.shape[2]:
         key, value = key[:, :, : span.right], value[:, :, : span.right]
-    scores = _product(call.query[:, :, rows], key) * call.scaling
-    scores = _bend(scores, call, every, every, span)
-    scores = _hide(scores, call, every, every, span)
-    raw = scores
+    raw = scores = _hide(_bend(_product(query * call.scaling, key), call, every, every, span),
+                         call, every, every, span)  # fmt: skip
     if edit_scores is not None:
         scores = edit_scores(scores, span.top)
-    if scores is not raw:
-        scores = hide(scores, call, span)
-    pattern = _softmax(scores, call, every).to(call.query.dtype)
-    if call.awake is not None:
-        pattern = pattern * call.awake[:, :, rows]
-    real = None if call.real is None else call.real[:, :, rows]
+        if scores is not raw:
+            scores = hide(scores, call, span)
+    pattern = _softmax(scores, call, every).to(query.dtype)
+    real = None
+    if call.seen is not None:
+        if call.awake is not None:
+            pattern = pattern * call.awake[:, :, rows]
+        real = None if call.real is None else call.real[:, :, rows]
     shown = pattern if real is None else pattern * real
     after = shown if edit_pattern is None else edit_pattern(shown, span.top)
     pattern = put_back(pattern, shown, after, real)
@@ -221,12 +223,16 @@ def opened(
 def _product(query: Tensor, key: Tensor) -> Tensor:
     """query . key, [batch, head, row, key], with the heads that share a KV head in one product."""
     batch, heads, rows, size = query.shape
+    if heads == key.shape[1]:
+        return query @ key.transpose(2, 3)
     stacked = query.reshape(batch, key.shape[1], -1, size)
     return (stacked @ key.transpose(2, 3)).reshape(batch, heads, rows, -1)
 
 
 def _mix(pattern: Tensor, value: Tensor) -> Tensor:
     batch, heads, rows, keys = pattern.shape
+    if heads == value.shape[1]:
+        return pattern.to(value.dtype) @ value
     stacked = pattern.reshape(batch, value.shape[1], -1, keys).to(value.dtype)
     return (stacked @ value).reshape(batch, heads, rows, -1)
 

@@ -38,9 +38,10 @@ def score(
     rows: list[dict[str, Any]] = []
     for start in range(0, len(task), batch):
         part = task[start : start + batch]
-        prompt = part.encode(model, counterfactual)
+        prompt, seen = part.encode(model, counterfactual), Witness()
         with torch.no_grad():
-            logits = last_logits(model, model.logits(prompt, using=using, hooks=hooks), prompt)
+            logits = model.logits(prompt, using=[using, seen], hooks=hooks)
+        logits = last_logits(model, logits, seen.prompt)
         for order, record in enumerate(part):
             right = answer_ids(model, prompt, order, record.answers)
             wrong = answer_ids(model, prompt, order, record.wrong)
@@ -50,6 +51,16 @@ def score(
             )
     columns = ["record", "right", "said", "probability", "against", "difference"]
     return pandas.DataFrame(rows, columns=columns)
+
+
+class Witness:
+    """Stands last among interventions and keeps the prompt as they left it; changes nothing."""
+
+    prompt: Prompt
+
+    def plan(self, model: "Model", prompt: Prompt) -> tuple[Prompt, list[Any]]:
+        self.prompt = prompt
+        return prompt, []
 
 
 def _check(model: "Model", task: Any, batch: int) -> None:

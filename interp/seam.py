@@ -261,9 +261,15 @@ def _shown(
 def known_arithmetic(passage: Passage, call: Call) -> bool:
     """Whether the seam's own arithmetic is this attention's."""
     options = passage.options
-    extras = {name: options[name] for name in _KNOWN_ARITHMETIC if name in options}
-    strange = any(options.get(name) is not None for name in _UNKNOWN_ARITHMETIC)
-    return not strange and agrees(passage.module, call, extras)
+    run = RUN.get()
+    known = run.agreed.get(passage.module) if run is not None else None
+    if known is None:
+        extras = {name: options[name] for name in _KNOWN_ARITHMETIC if name in options}
+        strange = any(options.get(name) is not None for name in _UNKNOWN_ARITHMETIC)
+        known = not strange and agrees(passage.module, call, extras)
+        if run is not None:
+            run.agreed[passage.module] = known
+    return known
 
 
 def _through_eager(passage: Passage, call: Call, read: Callable[[Block], None]) -> Tensor:

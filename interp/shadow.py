@@ -10,6 +10,8 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -21,6 +23,17 @@ Around = Callable[[Callable[..., Any], nn.Module, tuple, dict], Any]
 
 _LOCK = threading.RLock()
 _SHADOWS: dict[tuple[nn.Module, str], "Shadow"] = {}
+
+
+@dataclass(eq=False)
+class Calls:
+    """How often a module's forward is called from where it is set, while it is shadowed."""
+
+    module: nn.Module
+    count: int = 0
+
+
+COUNTED: ContextVar[Calls | None] = ContextVar("interp_counted", default=None)
 
 
 class Shadow:
@@ -35,6 +48,9 @@ class Shadow:
         functools.update_wrapper(self, self.original)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        calls = COUNTED.get()
+        if calls is not None and calls.module is self.module and self.method == "forward":
+            calls.count += 1
         if not LIVE.get():
             self.bare += 1
             return self.original(*args, **kwargs)

@@ -145,8 +145,8 @@ class Hook:
     then be called on blocks of rows (`at.first` says which), and no whole map is made.
 
     `within=(start, stop)` shows `fn` only the rows at these positions of the prompt, new tokens
-    following it (`stop=None`: to the end); what it does not see runs on plain attention, and is
-    left as it is to the bit. With `rows=True` keys that none of the rows can see may be left out.
+    following it (`stop=None`: to the end). Other rows run on plain attention, as do other heads of a
+    prompt. With `rows=True` keys that none of the rows can see may be left out.
     """
 
     site: str

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp.composing import report_between
 from interp.live import LIVE, RUN, Place, Run, carrier_of, hooks_at, pass_through, sessions_of
 from interp.prompt import Prompt
 from interp.shadow import Around
@@ -143,6 +144,7 @@ def _top(owner: Any) -> Around:
         finally:
             if token is not None:
                 RUN.reset(token)
+                run.end()
 
     return around
 
@@ -170,6 +172,7 @@ def _generate(owner: Any) -> Around:
             return original(*args, **kwargs)
         finally:
             RUN.reset(token)
+            run.end()
 
     return around
 
@@ -213,7 +216,7 @@ def _check_checkpointing(hf: Any) -> None:
 
 def plan_run(module: nn.Module, run: Run) -> Prompt | None:
     """Let every `using` session of this model plan, once a run; the prompt if one changed it."""
-    changed = None
+    changed, begun = None, False
     for session in LIVE.get():
         if module in session.places and session.plan is not None and id(session) not in run.planned:
             run.planned[id(session)] = []
@@ -226,6 +229,10 @@ def plan_run(module: nn.Module, run: Run) -> Prompt | None:
             after = session.plan(run)
             if after is not None and after is not before:
                 run.prompt = changed = after
+            begun = True
+    if begun:
+        live = [session for session in LIVE.get() if module in session.places]
+        report_between([[*run.planned.get(id(one), []), *one.hooks] for one in live])
     return changed
 
 

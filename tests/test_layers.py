@@ -30,7 +30,7 @@ LAYERS = [
         "sink_reading",
         "tracing",
     ],
-    ["interventions", "steering"],
+    ["evaluation", "interventions", "steering"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "interp").rglob("*.py"))

@@ -25,7 +25,7 @@ class Family:
     name modules inside a layer that structure does not find, by stack. `layout` says where image
     tokens lie. `own_positions`: the model finds positions by itself, and must be given none.
     `between`: stacks where the model adds to the stream between two layers. `causal`: stacks that
-    are causal though their attention modules do not say so.
+    are causal though their attention modules do not say so. `written`: the token type of what it writes.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Family:
     own_positions: bool = False  # the model derives positions from the mask or ids by itself
     between: tuple[str, ...] = ()  # stacks where the model adds something between two layers
     causal: tuple[str, ...] = ()  # stacks that are causal though their attention does not say so
+    written: int = 0  # token type of what the model writes
 
     def model(self, seed: int = 0) -> "PreTrainedModel":
         """The tiny model with random weights, in float32 and eval mode."""

@@ -53,6 +53,7 @@ FAMILIES.add(
         inputs=_prefix,
         layout=one_grid,
         causal=("text",),  # but for the prefix, which its mask opens
+        written=1,  # 0 would make the answer part of the prefix
     ),
 )
 FAMILIES.add(

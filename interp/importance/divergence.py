@@ -56,7 +56,12 @@ def without_image(model: "Model", prompt: Prompt) -> Prompt:
         raise ValueError(f"{model.name} reads no text without an image.")
     words = prompt.mask & ~prompt.where("image")
     rows = [ids[kept].tolist() for ids, kept in zip(prompt.ids, words, strict=True)]
-    return model.encode(rows)
+    blind = model.encode(rows)
+    if (
+        "token_type_ids" in prompt.inputs
+    ):  # without them PaliGemma sees ahead, or not, as padding has it
+        blind.inputs["token_type_ids"] = torch.zeros_like(blind.inputs["input_ids"])
+    return blind
 
 
 def _last_z(model: "Model", prompt: Prompt) -> Tensor:

@@ -12,9 +12,18 @@ from interp.composing import Conflict as Conflict
 from interp.registry import Registry
 from interp.steering.found import Found as Found
 from interp.steering.intervention import Intervention as Intervention
+from interp.steering.report import Report as Report
 
 if TYPE_CHECKING:
+    from interp.interventions.act import ACT as ACT
+    from interp.interventions.adaptvis import AdaptVis as AdaptVis
+    from interp.interventions.autopasta import AutoPASTA as AutoPASTA
     from interp.interventions.pai import PAI as PAI
+    from interp.interventions.paint import PAINT as PAINT
+    from interp.interventions.pasta import PASTA as PASTA
+    from interp.interventions.spotlight import SpotLight as SpotLight
+    from interp.interventions.vaf import VAF as VAF
+    from interp.interventions.var import VAR as VAR
 
 INTERVENTIONS: Registry[type[Intervention]] = Registry("intervention", "interp.interventions")
 

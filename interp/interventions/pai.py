@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
-from interp.edits import press
 from interp.interventions import INTERVENTIONS
 from interp.prompt import Prompt
 from interp.sites import At, Hook
 from interp.steering.intervention import Intervention, Settings
 from interp.steering.needs import check_at_least, image_span, layers_of, writing_stack
-from interp.steering.spans import first_of, from_last, over_keys, over_rows
+from interp.steering.pressing import Change, by_key, hooks_on_scores, on_rows
+from interp.steering.spans import from_last
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -28,7 +29,7 @@ class PAI(Intervention):
     """
 
     alpha: float = 0.2
-    layers: Sequence[int] | None = None  # 2 to the last
+    layers: Sequence[int] | int | None = None  # 2 to the last
 
     inert: ClassVar[Settings] = Settings(alpha=0.0)
     strong: ClassVar[Settings] = Settings(alpha=4.0)
@@ -43,16 +44,17 @@ class PAI(Intervention):
         layers = layers_of(stack, self.layers, range(2, stack.size), "scores")
         if self.alpha == 0:
             return prompt, []
-        rows = from_last(prompt)
+        change, since = on_rows(from_last(prompt), louder(self.alpha * image.double()))
+        return prompt, hooks_on_scores(stack, change, layers, within=(since, None))
 
-        def louder(scores: Tensor, at: At) -> Tensor:
-            keys = over_keys(image, scores, at)[:, None, None]
-            asking = over_rows(rows, scores, at)[:, None, :, None]
-            return press(scores, keys & asking, self.alpha * scores.abs())
 
-        since = first_of(rows)
-        within = (since or 0, None)
-        return prompt, [Hook("scores", louder, layers, stack.name, rows=True, within=within)]
+def louder(by: Tensor) -> Change:
+    """S + by * |S|, `by` [row, position] over the prompt's keys."""
+
+    def change(scores: Tensor, at: At) -> Tensor:
+        return torch.addcmul(scores, by_key(by, scores, at), scores.abs())
+
+    return change
 
 
 INTERVENTIONS.add("PAI", PAI)

@@ -21,6 +21,7 @@ RESULTS = (
     "attribution",
     "bigram_backcopy",
     "causal_tracing",
+    "compare",
     "fcct",
     "flow",
     "head_importance",

@@ -36,6 +36,12 @@ class Settings(Mapping[str, Any]):
     def __repr__(self) -> str:
         return repr(self._given)
 
+    @property
+    def owner(self) -> str:
+        """The intervention's name."""
+        own = self._owner
+        return own.__name__ if isinstance(own, type) else type(own).__name__
+
     def __call__(self, **more: Any) -> Any:
         given = {**self._given, **more}
         return (

@@ -92,3 +92,8 @@ def check_at_least(who: str, name: str, value: Any, least: float) -> None:
     wrong = isinstance(value, bool) or not isinstance(value, (int, float))
     if wrong or not math.isfinite(value) or value < least:
         raise ValueError(f"{who}({name}={value!r}): {name} is a number of at least {least:g}.")
+
+
+def check_flag(who: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{who}({name}={value!r}): {name} is True or False.")

@@ -1,0 +1,88 @@
+"""`python -m analyses NAME --model M --task T [settings]`: ask a question, save what was found.
+
+    python -m analyses sinks --model demo-lm --task facts --count 40 --epsilon 0.2
+    python -m analyses compare --model demo-vlm --task existence --count 200 --negatives adversarial
+           --interventions VHR "VAR(keep=0.2)" --out runs/compare
+
+A task is a name of interp.tasks or a file of records; --images is the folder that its images are in.
+Options that the analysis does not know go to the task. Values are read as Python's where they are.
+"""
+
+import argparse
+import ast
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import interp
+from analyses import ANALYSES
+from interp.result import Result
+
+
+def value_of(text: str) -> Any:
+    """A number, None, a list, ... where the text is one; else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def settings_of(rest: list[str]) -> dict[str, Any]:
+    """--name value, --name several values (a list) and --name alone (True)."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for word in rest:
+        if word.startswith("--"):
+            name = word[2:].replace("-", "_")
+            found[name] = []
+        elif not name:
+            raise ValueError(f"{word!r} belongs to no option; options go by name: --name value.")
+        else:
+            found[name].append(word)
+    values = {name: [value_of(word) for word in words] for name, words in found.items()}
+    return {
+        name: True if not words else words[0] if len(words) == 1 else words
+        for name, words in values.items()
+    }
+
+
+def asked(name: str, given: argparse.Namespace, settings: dict[str, Any]) -> Result:
+    analysis = ANALYSES[name]
+    known = inspect.signature(analysis).parameters
+    own = {key: value for key, value in settings.items() if key in known}
+    rest = {key: value for key, value in settings.items() if key not in known}
+    more = {"images": given.images} if given.images else {}
+    task = interp.Task.load(given.task, **rest, **more) if given.task else None
+    model = interp.load(given.model, fault=given.fault) if given.model else None
+    return analysis(model, task, **own)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m analyses",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("analysis", help=", ".join(ANALYSES))
+    parser.add_argument("--model", help="a shipped name, a folder or a hub id")
+    parser.add_argument("--fault", help="known damage to a shipped model")
+    parser.add_argument("--task", help="a task's name, or a file of records")
+    parser.add_argument("--images", help="the folder that images of a file are in")
+    parser.add_argument("--out", help="where the result is saved; runs/NAME without it")
+    given, rest = parser.parse_known_args(arguments)
+    try:
+        result = asked(given.analysis, given, settings_of(rest))
+    except (ValueError, LookupError, TypeError, OSError) as problem:
+        sys.stderr.write(f"{given.analysis}: {problem}\n")
+        return 2
+    folder = result.save(Path(given.out or f"runs/{given.analysis}"))
+    sys.stdout.write(f"{result}\n")
+    for note in result.notes:
+        sys.stdout.write(f"* {note}\n")
+    sys.stdout.write(f"Saved in {folder}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
