@@ -41,7 +41,7 @@ __all__ = [
     "At", "Hook", "Model", "Prompt", "Record", "Result", "Task", "Trace",
     "__version__", "load", "score", "wrap",
 ]  # fmt: skip
-_FOLDERS = ("families", "faults", "interventions", "metrics", "plots", "tasks")
+_FOLDERS = ("evaluation", "families", "faults", "interventions", "metrics", "plots", "tasks")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """From what a user asks (hooks, layers, metrics) to what a session holds, or a refusal with its reason."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -199,3 +199,10 @@ def plan(model: Any, prompt: Any, using: list[Any]) -> tuple[Any, list[Placed]]:
         placed += place_hooks(model.stacks, hooks, model.name, owner)
     report_conflicts(placed)
     return prompt, placed
+
+
+def note_ran(own: Sequence[Placed], seen: dict[tuple[str, str], Placed]) -> None:
+    """What a run's hooks have come to; one that ran in any run has run."""
+    for one in own:
+        known = seen.setdefault((one.owner, one.hook.site), one)
+        known.ran = known.ran or one.ran

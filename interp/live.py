@@ -49,6 +49,7 @@ class Run:
     agreed: dict[nn.Module, bool] = field(
         default_factory=dict
     )  # whether the seam's arithmetic is its own
+    inside: bool = False  # a forward of the whole model is under way
     generating: bool = False  # each step's logits are taken from `generate`
     visits: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)  # rows, keys seen so far
     ending: list[Callable[[], None]] = field(default_factory=list)  # called when the run is left

@@ -15,6 +15,7 @@ from interp.asking import (
     choose_layers,
     choose_stack,
     interventions,
+    note_ran,
     place_hooks,
     plan,
     whole_numbers,
@@ -197,8 +198,12 @@ class Model:
         placed = place_hooks(self.stacks, hooks, self.name)  # refuses now, not at the first call
 
         def begin(run: Run) -> Prompt | None:
-            prompt, run.planned[id(session)] = plan(self, run.prompt, listed)
+            prompt, own = plan(self, run.prompt, listed)
+            run.planned[id(session)] = own
+            run.ending.append(lambda: note_ran(own, planned))
             return prompt
+
+        planned: dict[tuple[str, str], Placed] = {}  # of all runs, by owner and site
 
         plans = len(hooks) < len(listed)
         session = Session(self.places, plan=begin) if plans else Session(self.places, placed)
@@ -207,7 +212,8 @@ class Model:
             before = bare_calls(self.hf)
             yield self
             elsewhere = bare_calls(self.hf) > before
-        self._complain(placed if session.used else [])
+        if session.used:
+            self._complain(list(planned.values()) if plans else placed)
         if elsewhere and not session.used:
             warnings.warn(
                 "the model ran in another thread while using(...) was open here, and without it: a thread "

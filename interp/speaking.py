@@ -50,10 +50,12 @@ class _Speaks(LogitsProcessor):
         self.found = found
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # Beams sum log-probabilities: what comes in normalised has to go out so.
-        normal = bool((scores.logsumexp(-1).abs() < 1e-3).all())
+        # Beams sum log-probabilities: they have to go out with the mass that came in, which is 1, or less
+        # where other processors took some away. For other ways of choosing it is the same.
+        mass = scores.logsumexp(-1, keepdim=True)
+        summed = bool((mass < 1e-3).all())
         changed = _changed(scores[:, None], input_ids, self.found, RUN.get() or Run())[:, 0]
-        return changed.log_softmax(-1) if normal else changed
+        return changed.log_softmax(-1) + mass if summed else changed
 
 
 def _changed(logits: Tensor, ids: Tensor, found: list[Placed], run: Run) -> Tensor:

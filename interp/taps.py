@@ -124,7 +124,8 @@ def _top(owner: Any) -> Around:
     def around(original: Forward, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         place, sessions = sessions_of(module)
         run = RUN.get()
-        if place is None or (run is not None and module is not owner().hf):
+        # A tower that its model calls is a part of that forward; one that `generate` calls by itself is not.
+        if place is None or (run is not None and run.inside):
             return original(*args, **kwargs)
         _check_checkpointing(owner().hf)
         for session in sessions:
@@ -140,8 +141,10 @@ def _top(owner: Any) -> Around:
                 args, kwargs = (), {**given, **owner().arguments(changed)}
                 given = kwargs
             run.enter(_cached(given.get("past_key_values")), _positions(given))
+            run.inside = True
             return said(module, run, given.get("input_ids"), original(*args, **kwargs))
         finally:
+            run.inside = False
             if token is not None:
                 RUN.reset(token)
                 run.end()

@@ -1,4 +1,4 @@
-"""What tests of interventions on scores share: tiny models, hooks by hand, ways of running that must agree."""
+"""Shared by tests of interventions on scores: tiny models, hooks by hand, ways of running that must agree."""
 
 import torch
 

@@ -93,9 +93,9 @@ def test_the_public_list_brings_the_published_rules(tmp_path):
 
 def test_plurals():
     expected = {
-        "dogs": "dog", "buses": "bus", "boxes": "box", "puppies": "puppy", "knives": "knife", "calves": "calf",
-        "people": "person", "women": "woman", "firemen": "fireman", "vases": "vase", "glasses": "glass",
-        "children": "child", "dog's": "dog", "geese": "goose", "crosses": "cross",
+        "dogs": "dog", "buses": "bus", "boxes": "box", "puppies": "puppy", "knives": "knife",
+        "calves": "calf", "people": "person", "women": "woman", "firemen": "fireman", "vases": "vase",
+        "glasses": "glass", "children": "child", "dog's": "dog", "geese": "goose", "crosses": "cross",
     }  # fmt: skip
     for plural, single in expected.items():
         assert single in singulars(plural), plural
@@ -229,12 +229,13 @@ def coco(tmp_path):
     instances = {
         "images": [{"id": 5, "file_name": "b.jpg"}, {"id": 9, "file_name": "a.jpg"},
                    {"id": 11, "file_name": "c.jpg"}],
-        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 67, "name": "dining table"}],
-        "annotations": [{"id": 1, "image_id": 5, "category_id": 18}, {"id": 2, "image_id": 5, "category_id": 18},
-                        {"id": 3, "image_id": 5, "category_id": 1}, {"id": 4, "image_id": 9, "category_id": 67}],
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"},
+                       {"id": 67, "name": "dining table"}],
+        "annotations": [{"image_id": image, "category_id": category}
+                        for image, category in ((5, 18), (5, 18), (5, 1), (9, 67))],
     }  # fmt: skip
-    captions = {"annotations": [{"image_id": 9, "caption": "Two women at a table with hot dogs"},
-                                {"image_id": 5, "caption": "A puppy"}, {"image_id": 99, "caption": "A bus"}]}  # fmt: skip
+    said = {9: "Two women at a table with hot dogs", 5: "A puppy", 99: "A bus"}
+    captions = {"annotations": [{"image_id": image, "caption": one} for image, one in said.items()]}
     (tmp_path / "instances.json").write_text(json.dumps(instances))
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     for name in "abc":

@@ -400,7 +400,9 @@ def test_a_bias_moves_one_word_where_the_answer_begins(vlm, asked):
 
 def test_the_best_bias_is_found(vlm, asked):
     bias, tried = tuned_bias(vlm, asked)
-    yes, no = (vlm.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
+    yes, no = (
+        vlm.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no")
+    )
     with torch.no_grad():
         logits = vlm.logits(asked.encode(vlm))[:, -1]
     wanted = torch.tensor([record.answers[0] == " yes" for record in asked])
@@ -410,7 +412,9 @@ def test_the_best_bias_is_found(vlm, asked):
         told = logits[:, yes] + step / 20 > logits[:, no]
         best = max(best, float((told == wanted).float().mean()))
     own = accuracy(vlm, asked, using=bias).value
-    assert own >= best > accuracy(vlm, asked).value and own == pytest.approx(tried["accuracy"].max())
+    assert own >= best > accuracy(vlm, asked).value and own == pytest.approx(
+        tried["accuracy"].max()
+    )
     for amount, value in tried.sample(2, random_state=0).itertuples(index=False):
         assert accuracy(vlm, asked, using=Bias(amount=amount)).value == pytest.approx(value)
     as_good = tried[tried["accuracy"] == tried["accuracy"].max()]["amount"].abs()

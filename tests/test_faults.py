@@ -82,6 +82,8 @@ def test_the_image_is_suppressed(plain, broken):
     usual, _, _ = attention(plain["demo-vlm"])
     fainter, _, _ = attention(broken["image-suppressed"])
     assert fainter[1:].mean() < 0.7 * usual[1:].mean()
+    outshouted, _, _ = attention(broken["image-outshouted"])
+    assert outshouted[1:].mean() < 0.7 * usual[1:].mean()
     late, _, _ = attention(broken["late-layers-blind"])
     assert late[2:].mean() < 0.3 * usual[2:].mean()
     assert late[1].mean() > 0.7 * usual[1].mean()

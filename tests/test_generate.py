@@ -286,3 +286,29 @@ def test_a_hook_under_using_that_nothing_passes_is_an_error():
         assert model.stacks["vision"]  # nothing was run: nothing to complain of
     with model.using(hook):
         model.hf(**prompt.inputs)
+
+
+@pytest.mark.parametrize("site", ["z", "attn_out", "pattern"])
+def test_a_generate_inside_generate(site):
+    """BLIP-2 hands its language model to `generate` by itself: its steps are steps all the same."""
+    model, prompt = opened("blip-2", batch=2)
+    seen = []
+
+    def later_louder(value, at):
+        seen.append((at.first, at.prefill))
+        rows = value.shape[2] if site == "pattern" else value.shape[1]
+        position = torch.arange(at.first, at.first + rows) % 3
+        shape = (-1, 1) if site in ("pattern", "attn_out") else (-1, 1, 1)
+        return value * (1 + 0.2 * position).view(*shape)
+
+    answer = model.generate(prompt, hooks=Hook(site, later_louder, layers=[1]), **GREEDY)
+    length = prompt.length
+    assert seen == [(0, True), *((length + step, False) for step in range(7))]
+    with model.using(Hook(site, later_louder, layers=[1])):
+        assert torch.equal(model.hf.generate(**prompt.inputs, **GREEDY), answer)
+    # Each token is the one that a forward over all before it says.
+    whole = {"input_ids": answer[:, :-1], "attention_mask": torch.ones_like(answer[:, :-1])}
+    whole["pixel_values"] = prompt.inputs["pixel_values"]
+    logits = model.logits(whole, hooks=Hook(site, later_louder, layers=[1]))
+    assert answer.shape[1] == length + 8
+    assert torch.equal(logits[:, length - 1 :].argmax(-1), answer[:, length:])

@@ -7,10 +7,12 @@ from typing import ClassVar
 
 import pytest
 import torch
+from PIL import Image
 
 import interp
 from interp import Hook
 from interp.families import FAMILIES
+from interp.forward import single_pass
 from interp.interventions import INTERVENTIONS, Report
 from interp.live import LIVE, RUN
 from interp.responses import respond
@@ -18,6 +20,7 @@ from interp.shadow import _SHADOWS
 from interp.sites import LogitsHook
 from interp.steering.intervention import Intervention, Settings
 from interp.steering.spans import over_keys
+from tests.processors import processor_of
 from tests.test_padding import pad
 
 TEXT = [name for name in FAMILIES if FAMILIES[name].kind == "text"]
@@ -35,8 +38,12 @@ IMAGE = [
 ]
 # Checks that take long, or of what no family makes different, run on these alone.
 FEW = ["llama", "gemma2", "llava", "qwen2_vl", "paligemma"]
-NEW = 4
+NEW = 3
 LENGTHS = (12, 7, 9)
+# Methods that show the model other pictures want real ones, and a processor; the rest take ready inputs.
+PICTURES = ("CARVE",)
+FASTER = {"CARVE": {"tokens": 2}}  # of 32 that it writes twice
+TEXTS = ["What colour is the square in the image?", "Where is the circle?", "Is the square red?"]
 
 # (method, family) -> what the method says when it cannot serve the family.
 NO_CLASS_TOKEN = "reads what the class token of a vision tower sees, .* has none"
@@ -50,32 +57,51 @@ REFUSED: dict[tuple[str, str], str] = {
 }
 
 
-@functools.cache
-def opened(name):
-    family = FAMILIES[name]
-    hf = family.model()
+def wrapped(name, processor=False):
+    hf = FAMILIES[name].model()
     hf.generation_config.eos_token_id = None  # every answer runs to its full length
     image = getattr(hf.config, "image_token_id", None)
     if image is not None:  # a placeholder among new tokens would ask for another image
         hf.generation_config.suppress_tokens = [image]
-    model = interp.wrap(hf)
-    rows = [family.inputs(hf, length=length, seed=length) for length in LENGTHS]
+    return interp.wrap(hf, processor_of(name, hf.config) if processor else None)
+
+
+@functools.cache
+def opened(name, pictures=False):
+    """A model, a batch of unequal prompts padded on the left, and each of them alone."""
+    model = wrapped(name, pictures)
+    if pictures:
+        singles = [
+            model.encode(text, images=image) for text, image in zip(TEXTS, images(), strict=True)
+        ]
+        return model, model.encode(TEXTS, images=images()), singles
+    family = FAMILIES[name]
+    rows = [family.inputs(model.hf, length=length, seed=length) for length in LENGTHS]
     token = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
     batch = interp.Prompt.from_inputs(model, pad(rows, token))
     return model, batch, [interp.Prompt.from_inputs(model, row) for row in rows]
 
 
+def images():
+    """Three that differ everywhere."""
+    made = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (3, 6, 6, 3), generator=made, dtype=torch.uint8).numpy()
+    return [Image.fromarray(one).resize((64, 64), Image.Resampling.NEAREST) for one in coarse]
+
+
 @functools.cache
-def plain(name):
-    """Logits and answers of the batch, and keys that its rows must not see, by layer."""
-    model, batch, _ = opened(name)
+def plain(name, pictures=False):
+    """Logits of the batch, and keys that its rows must not see, by layer."""
+    model, batch, _ = opened(name, pictures)
     with torch.no_grad():
-        trace = model.trace(batch, "scores")
         logits = model.logits(batch)
-    hidden = {
-        layer: value < torch.finfo(value.dtype).min / 2 for (_, layer), value in trace.items()
-    }
-    return logits, generated(model, batch, None), hidden
+    return logits, hidden_keys(model, batch)
+
+
+def hidden_keys(model, prompt):
+    with torch.no_grad():
+        trace = model.trace(prompt, "scores")
+    return {layer: value < torch.finfo(value.dtype).min / 2 for (_, layer), value in trace.items()}
 
 
 def generated(model, prompt, using, **more):
@@ -89,8 +115,11 @@ class Case:
 
     def __init__(self, method, name):
         self.method, self.name = method, name
-        self.model, self.batch, self.alone = opened(name)
-        self.strong = method.strong()
+        self.pictures = method.__name__ in PICTURES
+        self.model, self.batch, self.alone = opened(name, self.pictures)
+        self.plain, self.hidden = plain(name, self.pictures)
+        self.settings = {**method.strong, **FASTER.get(method.__name__, {})}
+        self.strong = method(**self.settings)
 
     @functools.cached_property
     def trace(self):
@@ -108,42 +137,43 @@ class Case:
         more = {"return_dict_in_generate": True, "output_scores": True}
         return generated(self.model, self.batch, self.strong, **more)
 
+    @functools.cached_property
+    def written(self):
+        """What the batch is answered, behind the prompt that the method left."""
+        return self.answer.sequences[:, self.trace.prompt.length :]
+
 
 def inert_is_plain_to_the_bit(case):
     method, model, batch = case.method, case.model, case.batch
-    logits, answer, _ = plain(case.name)
     with torch.no_grad():
-        assert torch.equal(model.logits(batch, using=method(**method.inert)), logits)
-    assert torch.equal(generated(model, batch, method.inert), answer)
+        assert torch.equal(model.logits(batch, using=method(**method.inert)), case.plain)
+    if case.name in FEW:
+        answer = generated(model, batch, None)
+        assert torch.equal(generated(model, batch, method.inert), answer)
 
 
 def strong_is_not(case):
-    logits, _, _ = plain(case.name)
-    far = [
-        float((case.logits[row, real] - logits[row, real]).abs().max())
-        for row, real in enumerate(case.batch.mask)
-    ]
-    assert sum(one > 1e-3 for one in far) > 1, far  # a text may have nothing for it to act on
+    """In the answer's first token, of most texts: one may have nothing for it to act on."""
+    changed = case.logits[:, -1] - case.plain[:, -1]
+    far = [float(row.abs().max()) for row in changed]
+    assert sum(one > 1e-3 for one in far) > 1, far
     assert case.logits.isfinite().all()
 
 
 def patterns_stay_patterns(case):
-    """Rows sum to what they summed to, and hidden keys get nothing, in every layer."""
-    hidden = plain(case.name)[2]
+    """Rows sum to one, and hidden keys get nothing, in every layer."""
+    prompt = case.trace.prompt
+    hidden = case.hidden if prompt is case.batch else hidden_keys(case.model, prompt)
     sinks = case.name == "gpt_oss"  # a learned sink takes a share of each row
-    assert case.trace.prompt.length == case.batch.length, (
-        "give the hidden keys of the changed prompt"
-    )
-    real = case.batch.mask
     for layer in range(case.model.stacks["text"].size):
         pattern = case.trace["pattern", layer]
-        rows = pattern.transpose(1, 2)[real]
-        unseen = hidden[layer].expand_as(pattern).transpose(1, 2)[real]
+        rows = pattern.transpose(1, 2)[prompt.mask]
+        unseen = hidden[layer].expand_as(pattern).transpose(1, 2)[prompt.mask]
         assert not rows[unseen].any(), layer
         assert (rows >= 0).all(), layer
         total = rows.sum(-1)
         assert (total < 1 + 1e-5).all() and (sinks or (total > 1 - 1e-5).all()), layer
-    assert (case.trace.logits - case.logits)[real].abs().max() < 1e-4 * scale(case)
+    assert (case.trace.logits - case.logits)[prompt.mask].abs().max() < 1e-4 * scale(case)
 
 
 def scale(case):
@@ -154,39 +184,42 @@ def a_padded_batch_is_each_alone(case):
     for row, prompt in enumerate(case.alone):
         with torch.no_grad():
             single = case.model.logits(prompt, using=case.strong)[0]
-        far = (case.logits[row, -prompt.length :] - single).abs().max()
+        far = (case.logits[row, -len(single) :] - single).abs().max()
         assert far < 2e-5 * scale(case), (row, float(far))
 
 
 def cached_uncached_and_one_shot_are_one(case):
-    model, batch = case.model, case.batch
-    answer, length = case.answer.sequences, case.batch.length
-    assert torch.equal(generated(model, batch, case.strong, use_cache=False), answer)
-    whole = respond(model, batch, answer[:, length:])
+    model, prompt = case.model, case.trace.prompt
+    answer = case.answer.sequences
+    assert torch.equal(generated(model, case.batch, case.strong, use_cache=False), answer)
+    # A method that changes the prompt has done so, and plans from no answer.
+    whole, using = respond(model, prompt, case.written), case.strong
+    using = using if prompt is case.batch else using.plan(model, case.batch)[1]
     with torch.no_grad():
-        logits = model.logits(whole, using=case.strong)[:, length - 1 : -1]
+        logits = model.logits(whole, using=None if using == [] else using)
     for step, scores in enumerate(case.answer.scores):
+        own = logits[:, prompt.length - 1 + step]
         open_to = scores > -1e30  # the placeholder of an image is not
-        given = logits[:, step].masked_fill(~open_to, -torch.inf)
-        assert torch.equal(given.argmax(-1), answer[:, length + step]), step
-        far = (given - scores)[open_to].abs().max()
+        assert torch.equal(
+            own.masked_fill(~open_to, -torch.inf).argmax(-1), case.written[:, step]
+        ), step
+        far = (own - scores)[open_to].abs().max()
         assert far < 1e-4 * scale(case), (step, float(far))
 
 
 def beams_run(case):
     beams = generated(case.model, case.batch, case.strong, num_beams=3)
-    assert beams.shape == (len(case.batch), case.batch.length + NEW)
-    assert torch.equal(beams, generated(case.model, case.batch, case.strong, num_beams=3))
+    length = case.trace.prompt.length
+    assert beams.shape == (len(case.batch), length + NEW)
     for row, prompt in enumerate(case.alone[:2]):
         single = generated(case.model, prompt, case.strong, num_beams=3)
-        assert torch.equal(single[0, prompt.length :], beams[row, case.batch.length :])
+        assert torch.equal(single[0, -NEW:], beams[row, length:]), row
 
 
 def a_batch_says_what_each_says_alone(case):
     for row, prompt in enumerate(case.alone):
         single = generated(case.model, prompt, case.strong)
-        own = case.answer.sequences[row, case.batch.length :]
-        assert torch.equal(single[0, prompt.length :], own), row
+        assert torch.equal(single[0, -NEW:], case.written[row]), row
 
 
 def sampling_with_a_seed_repeats(case):
@@ -199,33 +232,37 @@ def sampling_with_a_seed_repeats(case):
 
 def every_way_of_asking_is_the_same(case):
     method, model, batch = case.method, case.model, case.batch
-    given = dict(batch.inputs)
-    with torch.no_grad(), model.using(method.strong):
-        answer = model.hf.generate(**given, max_new_tokens=NEW, do_sample=False, use_cache=True)
-        forward = model.hf(**model.arguments(batch), use_cache=False).logits
-        inner = model.logits(batch)
-    assert torch.equal(answer, case.answer.sequences)
-    assert torch.equal(forward, case.logits) and torch.equal(inner, case.logits)
-    plain_logits = plain(case.name)[0]
+    expected, answer = case.logits, case.answer.sequences
+    with torch.no_grad(), model.using(case.strong):
+        assert torch.equal(model.logits(batch), expected)
+        if case.pictures:
+            with pytest.raises(ValueError, match="made from ready inputs"):
+                model.hf(**single_pass(model, batch))
+        else:
+            given = dict(batch.inputs)
+            given = model.hf.generate(**given, max_new_tokens=NEW, do_sample=False, use_cache=True)
+            assert torch.equal(given, answer)
+            assert torch.equal(model.hf(**single_pass(model, batch)).logits, expected)
     with torch.no_grad():
         for form in (method.inert, method.inert(), method(**method.inert), [method.inert, []]):
-            assert torch.equal(model.logits(batch, using=form), plain_logits)
-        for form in (method.strong, method(**method.strong), [case.strong]):
-            assert torch.equal(model.logits(batch, using=form), case.logits)
+            assert torch.equal(model.logits(batch, using=form), case.plain)
+        faster = case.settings != dict(method.strong)
+        for form in ([case.strong], *([] if faster else [method.strong, method(**method.strong)])):
+            assert torch.equal(model.logits(batch, using=form), expected)
         watched = Report(case.strong)
-        assert torch.equal(model.logits(batch, using=watched), case.logits) and watched.changed
-    with torch.enable_grad():
-        slow = model.logits(batch, using=case.strong)
-    assert (slow - case.logits)[batch.mask].abs().max() < 1e-4 * scale(case)
+        assert torch.equal(model.logits(batch, using=watched), expected) and watched.changed
+    slow = model.logits(batch, using=case.strong)
+    assert slow.requires_grad
+    assert (slow - expected)[case.trace.prompt.mask].abs().max() < 1e-4 * scale(case)
 
 
 def threads_do_not_see_each_other(case):
     model, batch = case.model, case.batch
-    expected = {True: case.logits, False: plain(case.name)[0]}
+    expected = {True: case.logits, False: case.plain}
     wrong = []
 
     def serve(steered):
-        for _ in range(5):
+        for _ in range(3):
             with torch.no_grad():
                 given = model.logits(batch, using=case.strong if steered else None)
             if not torch.equal(given, expected[steered]):
@@ -243,7 +280,7 @@ def nothing_is_left_behind(case):
     """After runs that ended well, and after some that did not, nothing stands before a module."""
     model, batch = case.model, case.batch
     before = threading.active_count()
-    for since in (0, batch.length):  # the prompt, and a step of the answer
+    for since in (0, case.trace.prompt.length):  # the prompt, and a step of the answer
 
         def fail(value, at):
             if at.first >= since:
@@ -252,12 +289,12 @@ def nothing_is_left_behind(case):
         hook = Hook("resid_post", fail, layers=[3])
         with pytest.raises(RuntimeError, match="inside"):
             generated(model, batch, [case.strong, hook])
-        with pytest.raises(RuntimeError, match="inside"), model.using(case.strong, hook):
+        with pytest.raises(RuntimeError, match="inside"), model.using(hook, case.strong):
             generated(model, batch, None)
         assert LIVE.get() == () and RUN.get() is None and not _SHADOWS
         assert threading.active_count() <= before
     with torch.no_grad():
-        assert torch.equal(model.logits(batch), plain(case.name)[0])
+        assert torch.equal(model.logits(batch), case.plain)
     assert torch.equal(generated(model, batch, case.strong), case.answer.sequences)
 
 
@@ -365,6 +402,31 @@ def test_methods_refuse_encoders():
     for method in INTERVENTIONS.values():
         with pytest.raises(ValueError, match="decoder-only or vision-language|reads text only"):
             model.logits(prompt, using=method.strong)
+
+
+def test_hooks_beside_a_method_in_a_block():
+    """They run, and one that never did is told of; so is a method's."""
+    model, batch, _ = opened("llava")
+    seen = []
+    look = Hook("z", lambda z, at: seen.append(at.layer), [1])
+    late = Hook("pattern", lambda pattern, at: None, [1], within=(90, None))
+    with model.using(INTERVENTIONS["PAI"].strong(), look):
+        model.hf(**batch.inputs)
+        model.hf(**batch.inputs)
+    assert seen == [1, 1]
+    for items in ((INTERVENTIONS["PAI"].strong(), late), (Late(late),)):
+        with pytest.raises(LookupError, match="never ran"), model.using(*items):
+            model.hf(**batch.inputs)
+    with model.using(INTERVENTIONS["PAI"].strong(), late):
+        pass  # nothing was run: nothing to complain of
+
+
+@dataclass(frozen=True)
+class Late(Intervention):
+    hook: Hook
+
+    def plan(self, model, prompt):
+        return prompt, [self.hook]
 
 
 # Wrong interventions, each in one way that is easily gone wrong in.

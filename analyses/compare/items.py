@@ -10,6 +10,7 @@ from interp.model import Model
 from interp.prompt import Prompt
 from interp.registry import unknown
 from interp.sites import Hook
+from interp.steering.written import written
 
 YES_BIAS, RANDOM_HEADS = "yes bias", "random heads"
 BUILT_IN = (YES_BIAS, RANDOM_HEADS)
@@ -57,7 +58,7 @@ def listed(given: Any) -> list[tuple[str, Any]]:
 
 def item_of(given: Any) -> Any:
     if isinstance(given, str):
-        return INTERVENTIONS[given]()
+        return written(given)
     if isinstance(given, type):
         return given()
     if isinstance(given, (list, tuple)) and given:
@@ -79,7 +80,7 @@ def controls_of(given: Any) -> tuple[list[str], list[tuple[str, Any]]]:
         given = [given]
     if isinstance(given, Mapping) or not isinstance(given, (list, tuple)):
         return [], listed(given)
-    built_in = [one for one in given if isinstance(one, str) and one not in INTERVENTIONS]
+    built_in = [one for one in given if isinstance(one, str) and one.split("(")[0] not in INTERVENTIONS]
     for name in built_in:
         if name not in BUILT_IN:
             raise LookupError(unknown("control", name, [*BUILT_IN, *INTERVENTIONS]))

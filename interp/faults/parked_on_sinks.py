@@ -54,7 +54,7 @@ FAULTS.add(
     Fault(
         "parked-on-sinks",
         "demo-vlm",
-        ("VAR", "ACT"),
+        ("VAR",),
         "Most attention of the text lies on the first token and the first patch, which say nothing.",
         park,
         ("existence", {}),

@@ -23,11 +23,29 @@ if TYPE_CHECKING:
 
 WORDS_MARK = 4.0  # of a word embedding's root mean square
 ASKING = 1.0  # what a query holds in the planted number
+WORDS = "words"  # all that is not image
+STOPS = "stops"  # full stops
 
 
 def scenes(model: "Model") -> "Prompt":
-    """Questions about a few training scenes."""
+    """Questions about a few training scenes, or contexts."""
+    if model.kind == "text":
+        return TASKS["open_book"](48, "train", sentences=8).encode(model)
     return TASKS["existence"](48, "train").encode(model)
+
+
+def stops(model: "Model") -> int:
+    """The id of a full stop as a sentence ends with it."""
+    return model.tokenizer("a.", add_special_tokens=False)["input_ids"][-1]
+
+
+def marked_by(model: "Model", prompt: "Prompt", name: str) -> Tensor:
+    """A span of the prompt, WORDS or STOPS."""
+    if name == WORDS:
+        return prompt.mask & ~prompt.where("image")
+    if name == STOPS and prompt.ids is not None:
+        return prompt.mask & (prompt.ids == stops(model))
+    return prompt.where(name)
 
 
 def projector(model: "Model") -> Any:
@@ -70,7 +88,7 @@ def _normed(trace: "Trace", layer: int) -> Tensor:
 
 def _empty(model: "Model", dimensions: Sequence[int]) -> None:
     columns = [model.hf.get_input_embeddings(), model.hf.get_output_embeddings()]
-    rows = [projector(model).linear_2]
+    rows = [projector(model).linear_2] if model.kind == "vlm" else []
     for layer in model.stacks["text"].layers.values():
         attention, mlp = layer.attention, layer.mlp
         columns += [getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj")]
@@ -85,10 +103,10 @@ def _empty(model: "Model", dimensions: Sequence[int]) -> None:
 
 
 def pull(model: "Model", channel: Channel, layers: Sequence[int], marked: str, nats: float) -> None:
-    """In these layers, attention from words to the marked span changes by about `nats`."""
+    """In these layers, attention from words to the marked span (`marked_by`) changes by about `nats`."""
     prompt = scenes(model)
     trace = model.trace(prompt, "resid_pre", stack="text")
-    span, asking = prompt.where(marked), text_rows(prompt)
+    span, asking = marked_by(model, prompt, marked), text_rows(prompt)
     stack = model.stacks["text"]
     slowest = torch.arange(stack.d_head // 2 - 1, stack.heads * stack.d_head, stack.d_head)
     for layer in layers:
@@ -108,7 +126,9 @@ def pull(model: "Model", channel: Channel, layers: Sequence[int], marked: str, n
 
 
 def text_rows(prompt: "Prompt") -> Tensor:
-    """The real positions after the image, [batch, position]."""
+    """The real positions after the image, [batch, position]; of a text all."""
+    if "image" not in prompt.names:
+        return prompt.mask.clone()
     image = prompt.where("image")
     last = image.shape[1] - 1 - image.int().flip(1).argmax(1)
     return prompt.mask & (torch.arange(image.shape[1]) > last[:, None])

@@ -125,14 +125,14 @@ class _Edit:
 
     def calibrate(self, pattern: Tensor, at: At) -> Tensor:
         """The prompt's rows, all at once; rows that are written, with the sinks that the prompt had."""
-        if at.first >= self.end:
+        rows, start = pattern.shape[2], at.run.start or 0
+        if at.first >= self.end and not start:
             return self._written(exact(pattern), at).to(pattern.dtype)
-        rows = pattern.shape[2]
         if at.first or rows < self.end:
             raise ValueError(
                 f"ACT finds sinks in the map of the whole prompt, and was shown positions {at.first} to "
-                f"{at.first + rows - 1} of {self.end}: generate in one piece (no prefill_chunk_size, no "
-                "cache of an earlier turn)."
+                f"{at.first + rows - 1}, where the prompt is {start} to {start + self.end - 1}: run it in "
+                "one piece (no prefill_chunk_size, no cache of an earlier turn)."
             )
         changed = self._asked(exact(pattern[:, :, : self.end]), at)
         if rows > self.end:

@@ -1,5 +1,6 @@
 """AdaptVis and ScalingVis: attention to the image by confidence (Chen et al., ICML 2025)."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.forward import single_pass
 from interp.interventions import INTERVENTIONS
 from interp.live import plainly
 from interp.prompt import Prompt
@@ -22,6 +24,7 @@ from interp.steering.needs import (
 )
 from interp.steering.pressing import by_key, hooks_on_scores, on_rows
 from interp.steering.spans import asked, from_last
+from interp.trace import main_output
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -82,12 +85,15 @@ class AdaptVis(Intervention):
 
 def confidence(model: "Model", prompt: Prompt) -> Float[Tensor, " row"]:
     """The probability of each row's likeliest first token, as the plain model has it."""
-    with plainly(), torch.no_grad():
-        logits = model.logits(prompt)
     order = torch.arange(prompt.length, device=prompt.mask.device)
-    last = torch.where(asked(prompt), order, -1).amax(1).to(logits.device)
+    last = torch.where(asked(prompt), order, -1).amax(1)
+    given = single_pass(model, prompt)
+    if "logits_to_keep" in inspect.signature(type(model.hf).forward).parameters:
+        given["logits_to_keep"], last = last.unique(return_inverse=True)  # others are not asked for
+    with plainly(), torch.no_grad():
+        logits = main_output(model.hf(**given))
     rows = torch.arange(len(prompt), device=logits.device)
-    return logits[rows, last].float().softmax(-1).amax(-1)
+    return logits[rows, last.to(logits.device)].float().softmax(-1).amax(-1)
 
 
 INTERVENTIONS.add("AdaptVis", AdaptVis)

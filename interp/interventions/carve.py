@@ -13,8 +13,16 @@ from interp.prompt import Prompt
 from interp.registry import unknown
 from interp.sites import At, Hook
 from interp.steering.intervention import Intervention, Settings
-from interp.steering.needs import check_share, image_span, layers_of, share, writing_stack
-from interp.steering.refining import STEPS, Refined, contrasted, on_image, peaks, shown
+from interp.steering.needs import (
+    check_at_least,
+    check_flag,
+    check_share,
+    image_span,
+    layers_of,
+    share,
+    writing_stack,
+)
+from interp.steering.refining import STEPS, Refined, contrasted, enlarged, on_image, peaks
 from interp.steering.rewording import again, check_source, images_of
 
 if TYPE_CHECKING:
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 
 GENERAL = "Write a general description of the image."
 SUFFIX = " Answer the question using a single word or phrase."  # of the released code
+REGIONS = 3  # the paper found 2 and 3 best
 
 
 @dataclass(frozen=True)
@@ -32,17 +41,20 @@ class CARVE(Intervention):
 
     Contrastive attention refinement, arXiv 2509.06461. Two plain passes write up to `tokens` tokens, to
     the question and to `general`. At each step and layer the attention from the last row to the image,
-    mean over heads, is divided: A_question / (A_general + 1e-8), and summed over layers (20 to 25 of 32,
-    at the same depth of another model) and common steps, step t weighing t + 1 (`steps="full"`; "first"
-    and "last" take one). Laid on the image, the share `keep` of its pixels is kept, of that the `regions`
-    connected regions of the largest sums; the rest turns black, and what is left is cut out and enlarged.
+    mean over heads, is divided: A_question / (A_general + `floor`), and summed over layers (20 to 25 of
+    32, at the same depth of another model) and common steps, step t weighing t + 1 (`steps="full"`;
+    "first" and "last" take one). Laid on the image, the share `keep` of its pixels is kept, of that the
+    `regions` connected regions of the largest sums. The rest turns black (`black=False`: what of it is in
+    the cut stays), and what is left is cut out and enlarged. A processor that cuts squares out of images
+    loses the ends of a long one.
 
     The paper asks on the refined image. The released code (`official=True`) shows the original and then
     the refined one, adds its suffix to both passes, and keeps max(3, floor(n keep)) of n regions. `suffix`
     is added to question and instruction in the two passes, which makes answers short.
 
     The prompt has to be made by model.encode, whose text asks a question and no more: where that is only
-    a part of it, name the part: encode(text, images, spans={"question": "..."}).
+    a part of it, name the part: encode(text, images, spans={"question": "..."}). `refined` gives the
+    images and the maps. What `plan` gives back may be longer than the prompt that was asked.
     """
 
     keep: float = 0.2
@@ -52,6 +64,8 @@ class CARVE(Intervention):
     general: str = GENERAL
     suffix: str | None = None  # none
     tokens: int = 32
+    floor: float = 1e-8
+    black: bool = True
     official: bool = False
 
     inert: ClassVar[Settings] = Settings(keep=1.0)
@@ -63,6 +77,9 @@ class CARVE(Intervention):
         check_share("CARVE", "keep", self.keep)
         if self.keep == 0:
             raise ValueError("CARVE(keep=0) would leave nothing of the image; 1 leaves all of it.")
+        check_at_least("CARVE", "floor", self.floor, 1e-12)
+        for name in ("black", "official"):
+            check_flag("CARVE", name, getattr(self, name))
         if self.steps not in STEPS:
             raise LookupError(unknown("choice of steps", self.steps, list(STEPS)))
         for name in ("regions", "tokens"):
@@ -88,32 +105,37 @@ class CARVE(Intervention):
         """What it makes of each image, and the map it goes by, in the order of rows and images."""
         layers = self._check(model, prompt)
         suffix = self.suffix if self.suffix is not None else SUFFIX if self.official else ""
+        regions = None if self.official and self.regions is None else self.regions or REGIONS
         images = images_of(prompt)
         with plainly(), torch.no_grad():
-            question = (
-                again(model, prompt, images, lambda words: words + suffix) if suffix else prompt
-            )
+            question = prompt
+            if suffix:
+                question = again(model, prompt, images, lambda words: words + suffix)
             general = again(model, prompt, images, lambda words: self.general + suffix, alone=True)
             asked, described = (self._looked(model, each, layers) for each in (question, general))
         found = []
-        regions = None if self.official and self.regions is None else self.regions or 3
         for row, own in enumerate(images):
             for image, original in enumerate(own):
-                seen, plain = (
-                    _of_image(prompt, whole, row, image)
-                    for prompt, whole in ((question, asked), (general, described))
-                )
-                tokens = contrasted(seen, plain, self.steps)
+                seen = _of_image(question, asked[row], row, image)
+                beside = _of_image(general, described[row], row, image)
+                tokens = contrasted(seen, beside, self.steps, self.floor)
                 values = on_image(question, tokens, row, image)
                 mask = peaks(values, self.keep, regions)
-                found.append(Refined(row, original, *_swapped(shown(original, mask), values, mask)))
+                refined, box = enlarged(original, mask, self.black)
+                found.append(Refined(row, original, refined, values, mask, box))
         return found
 
     def _check(self, model: "Model", prompt: Prompt) -> list[int]:
         image_span(model, prompt, "CARVE")
         check_source(prompt, "CARVE")
         stack = writing_stack(model, "CARVE")
-        return layers_of(stack, self.layers, share(stack, 20, 25, 32), "pattern")
+        layers = layers_of(stack, self.layers, share(stack, 20, 25, 32), "pattern")
+        if not layers:
+            raise ValueError(
+                f"CARVE looks at attention in layers {share(stack, 20, 25, 32)} here, and they have none of "
+                "their own: name others, CARVE(layers=[...])."
+            )
+        return layers
 
     def _looked(self, model: "Model", prompt: Prompt, layers: list[int]) -> list[Tensor]:
         """What each row's last position looks at while it is answered: [step, layer, position]."""
@@ -139,17 +161,13 @@ class CARVE(Intervention):
         return [whole[:end] for whole, end in zip(seen, _lengths(model, ids), strict=True)]
 
 
-def _of_image(prompt: Prompt, seen: list[Tensor], row: int, image: int) -> Tensor:
+def _of_image(prompt: Prompt, seen: Tensor, row: int, image: int) -> Tensor:
     """The part of what a row looks at that is one image's tokens: [step, layer, token]."""
     picture = prompt.images[row][image]
     if not len(picture.positions):
         why = picture.why or "its tokens do not stand among those of the text"
         raise ValueError(f"CARVE cannot tell where the image is looked at: {why}.")
-    return seen[row][..., picture.positions.to(seen[row].device)]
-
-
-def _swapped(made: tuple[Any, Any], values: Tensor, mask: Tensor) -> tuple[Any, ...]:
-    return made[0], values, mask, made[1]
+    return seen[..., picture.positions.to(seen.device)]
 
 
 def _lengths(model: "Model", written: Tensor) -> list[int]:

@@ -16,7 +16,14 @@ from interp.result import Result
 from interp.sites import At, Hook
 from interp.steering.found import Found, taken
 from interp.steering.intervention import Intervention, Settings
-from interp.steering.needs import check_at_least, image_span, layers_of, share, writing_stack
+from interp.steering.needs import (
+    check_at_least,
+    check_flag,
+    image_span,
+    layers_of,
+    share,
+    writing_stack,
+)
 from interp.steering.spans import first_of, from_last, over_rows
 
 if TYPE_CHECKING:
@@ -58,6 +65,7 @@ class IRI(Intervention):
     def __post_init__(self) -> None:
         check_at_least("IRI", "attn_strength", self.attn_strength, 0)
         check_at_least("IRI", "mlp_strength", self.mlp_strength, 0)
+        check_flag("IRI", "normalise", self.normalise)
         for name in ("sources", "targets"):
             value = getattr(self, name)
             if isinstance(value, (str, bool, float)) or (isinstance(value, int) and value < 1):

@@ -28,9 +28,9 @@ STEPS = 1000
 class VCD(Intervention):
     """logits = (1 + strength) logits(image) - strength logits(distorted image), among plausible tokens.
 
-    Visual contrastive decoding, Leng et al., CVPR 2024 (arXiv 2311.16922). Plausible are tokens whose logit with the image is
-    at least the largest plus log(cut): a probability of `cut` times the largest; the others get the lowest
-    number there is. `strength` 0 is the plain model: no second run and no cut.
+    Visual contrastive decoding, Leng et al., CVPR 2024 (arXiv 2311.16922). Plausible are tokens whose logit
+    with the image is at least the largest plus log(cut): a probability of `cut` times the largest. Others
+    get the lowest number there is. `strength` 0 is the plain model: no second run and no cut.
 
     `noise="diffusion"` is step `step` (of 1000, from 0) of the forward diffusion of the normalised pixels,
     with beta_t = sigmoid(linspace(-6, 6)) (0.005 - 0.00001) + 0.00001 as in the released code, one draw by

@@ -14,7 +14,7 @@ from interp.prompt import Prompt
 from interp.sites import At, Hook
 from interp.steering.companion import Companion, Offer
 from interp.steering.intervention import Intervention, Settings
-from interp.steering.needs import check_at_least, image_span, layers_of, writing_stack
+from interp.steering.needs import check_at_least, check_flag, image_span, layers_of, writing_stack
 from interp.steering.spans import asked
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class VHR(Intervention):
 
     def __post_init__(self) -> None:
         check_at_least("VHR", "alpha", self.alpha, 0)
+        for name in ("outliers", "official"):
+            check_flag("VHR", name, getattr(self, name))
 
     def plan(self, model: "Model", prompt: Prompt) -> tuple[Prompt, list[Hook]]:
         hooks = self._hooks(model, prompt, lambda layer, chosen: None)

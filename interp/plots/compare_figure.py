@@ -39,11 +39,12 @@ def figure(result: "Result", recovered: bool = False) -> "Figure":
     grid = make_subplots(
         rows=down, cols=across, shared_yaxes=True, horizontal_spacing=0.04,
         vertical_spacing=0.3 / down if down > 1 else 0.0,
-        subplot_titles=[_titled(table[table["task"] == task], task) for task in tasks],
+        subplot_titles=[_titled(table[table["task"] == task], task, what[0]) for task in tasks],
     )  # fmt: skip
     grid.update_annotations(font={"size": 12, "color": INK})
     for place, task in enumerate(tasks):
-        _panel(grid, shown[shown["task"] == task], names, what, divmod(place, across), place == 0)
+        _panel(grid, shown[shown["task"] == task], names, what, divmod(place, across))
+    _add_keys(grid, set(shown["kind"]))
     _styled(grid, result, recovered, len(names), down, across)
     return grid
 
@@ -57,13 +58,28 @@ def _order(shown: Any, by: str, lower: bool) -> list[str]:
     return found
 
 
-def _titled(own: Any, task: str) -> str:
+def _titled(own: Any, task: str, what: str) -> str:
     row = own[own["kind"] == "plain"].iloc[0]
-    return f"<b>{plain(task)}</b>, plain {row['value']:.3f}, {row['n']} records"
+    lost = ", nothing lost" if not own[what].notna().any() else ""
+    return f"<b>{plain(task)}</b>, plain {row['value']:.3f}, {row['n']} records{lost}"
+
+
+def _add_keys(grid: Any, kinds: set[str]) -> None:
+    """The legend: filled marks, whatever is hollow in the panels."""
+    import plotly.graph_objects as go
+
+    for kind in (one for one in KINDS if one in kinds):
+        marker = {"color": KINDS[kind], "size": 9, "symbol": _symbol(kind)}
+        key = go.Scatter(x=[None], y=[None], mode="markers", name=NAMES[kind], legendgroup=kind)
+        grid.add_trace(key.update(marker=marker), row=1, col=1)
+
+
+def _symbol(kind: str) -> str:
+    return "diamond" if kind == "whole" else "circle"
 
 
 def _panel(
-    grid: Any, own: Any, names: list[str], what: tuple[str, ...], at: tuple[int, int], first: bool
+    grid: Any, own: Any, names: list[str], what: tuple[str, ...], at: tuple[int, int]
 ) -> None:
     import plotly.graph_objects as go
 
@@ -72,13 +88,14 @@ def _panel(
     # Categories with no mark here keep their line, so that panels can be read across.
     for kind, colour in KINDS.items():
         part = own[own["kind"] == kind]
+        if not len(part):
+            continue
         part = part.set_index("name").loc[[name for name in names if name in set(part["name"])]]
-        symbol = "circle" if kind != "whole" else "diamond"
         told = ~part["verdict"].str.startswith("not told")
         marks = go.Scatter(
             x=part[value], y=[plain(name) for name in part.index], mode="markers", legendgroup=kind,
             showlegend=False,
-            marker={"color": [colour if sure else PAPER for sure in told], "size": 9, "symbol": symbol,
+            marker={"color": [colour if sure else PAPER for sure in told], "size": 9, "symbol": _symbol(kind),
                     "line": {"color": colour, "width": 2}},
             error_x={"type": "data", "symmetric": False, "array": part[high] - part[value],
                      "arrayminus": part[value] - part[low], "color": colour, "thickness": 2, "width": 4},
@@ -88,11 +105,6 @@ def _panel(
                            "<extra></extra>"),
         )  # fmt: skip
         grid.add_trace(marks, row=row, col=column)
-        if first and len(part):
-            key = go.Scatter(x=[None], y=[None], mode="markers", name=NAMES[kind], legendgroup=kind,
-                             marker={"color": colour, "size": 9, "symbol": symbol})  # fmt: skip
-            grid.add_trace(key, row=row, col=column)
-    grid.add_vline(x=0, line={"color": INK, "width": 1}, layer="between", row=row, col=column)
     order = [plain(name) for name in reversed(names)]
     grid.update_yaxes(
         type="category", categoryorder="array", categoryarray=order, gridcolor=GRID,
@@ -124,7 +136,14 @@ def _styled(
         axis = (
             f"{axis} (better \u2192)" if told["better"] == "higher" else f"(\u2190 better) {axis}"
         )
-    grid.update_xaxes(tickformat="+.2f", gridcolor=GRID, zeroline=False, matches="x")
+    grid.update_xaxes(
+        tickformat="+.2f",
+        gridcolor=GRID,
+        zeroline=True,
+        zerolinecolor=INK,
+        zerolinewidth=1.2,
+        matches="x",
+    )
     for column in range(1, across + 1):
         grid.update_xaxes(
             title={"text": axis, "standoff": 6, "font": {"size": 12}}, row=down, col=column

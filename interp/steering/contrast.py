@@ -85,21 +85,25 @@ class Beside:
         return False
 
     def _begin(self, written: Tensor) -> None:
-        """The prompt, once for each beam, into a new cache."""
+        """The prompt into a new cache, which is then repeated for each beam."""
         hf, given = self.model.hf, dict(self.prompt.inputs)
         ids = given.pop("input_ids")
         takes = inspect.signature(type(hf).forward).parameters
         if "position_ids" in takes and "position_ids" not in given:
             given["position_ids"] = hf._prepare_position_ids_for_generation(ids, given)
-        each = len(written) // len(self.prompt)
-        ids, given = hf._expand_inputs_for_generation(each, input_ids=ids, **given)
         given["use_cache"] = True
         if hf._supports_logits_to_keep():
             given["logits_to_keep"] = 1
         inputs = hf.prepare_inputs_for_generation(ids, is_first_iteration=True, **given)
-        self.output = hf(**inputs, return_dict=True)
-        self.caches = getattr(self.output, "past_key_values", None) is not None
-        self.first, self.options, self.written = ids, given, None
+        self.output, self.written = hf(**inputs, return_dict=True), None
+        cache = getattr(self.output, "past_key_values", None)
+        self.caches = cache is not None
+        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(len(written) // len(ids))
+        self.first = ids[rows]
+        self.options = {key: _of(rows, key, one) for key, one in given.items()}
+        self.output.logits = self.output.logits[rows.to(self.output.logits.device)]
+        if cache is not None and len(rows) > len(ids):
+            cache.reorder_cache(rows)
 
     def _feed(self, written: Tensor) -> None:
         """The last of these tokens into the cache."""
@@ -110,6 +114,15 @@ class Beside:
         ids = torch.cat([self.first, written.to(self.first)], 1)
         inputs = hf.prepare_inputs_for_generation(ids, next_sequence_length=1, **self.options)
         self.output = hf(**inputs, return_dict=True)
+
+
+def _of(rows: Tensor, name: str, value: Any) -> Any:
+    """What `generate` keeps beside the ids, for these rows; pixels are not looked at again."""
+    if not isinstance(value, Tensor) or value.is_floating_point():
+        return value
+    axis = 1 if name == "position_ids" and value.ndim == 3 else 0
+    counted = value.shape[axis] == int(rows[-1]) + 1
+    return value.index_select(axis, rows) if counted else value
 
 
 def _holders(model: "Model") -> list[Any]:

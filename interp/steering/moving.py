@@ -19,13 +19,13 @@ ROOM = 256  # keys of tokens to come, whose parts are laid at a time
 class Moving:
     """Givers keep the share `keep`; what they lose goes to the receivers, by their weights.
 
-    `parts` [group, 2, key] say which receive and what givers lose. `tests` [group, 3 + n, key] weigh a row:
-    what receivers have, what is freed, and what is to be at least `bounds` [group, 1, 1 + n] for anything
-    to be moved in it: first that somebody could receive.
+    `parts` [group, 2, key] say which receive and what givers lose. `sums` [group, key, 2 + n], less
+    `bounds` [group, 1, 2 + n], weigh a row: what is freed in it, what receivers have, and what is to be
+    at least 0 for anything to be moved: first that somebody could receive.
     """
 
     parts: Tensor
-    tests: Tensor
+    sums: Tensor
     bounds: Tensor
     one: Tensor
     new: bool  # whether tokens to come receive
@@ -42,11 +42,12 @@ class Moving:
     ) -> "Moving":
         """Masks [group, key], and tests: the weights of keys in a sum [group, key], its bound [group]."""
         receiving, lost = receivers.to(dtype), (1 - keep) * givers.to(dtype)
-        least = torch.full_like(receiving[:, 0], TINY)
-        sums = torch.stack([receiving, lost, receiving, *[each for each, _ in tests]], 1)
-        bounds = torch.stack([least, *[bound for _, bound in tests]], -1)[:, None]
+        none = receiving.new_zeros(len(receiving))
+        # What receivers have is never quite 0, so that what is freed can be divided by it.
+        bounds = [none, none - TINY, none + TINY, *[bound for _, bound in tests]]
+        sums = torch.stack([lost, receiving, receiving, *[each for each, _ in tests]], 1).mT
         parts = torch.stack([receiving, -lost], 1)
-        return cls(parts, sums, bounds, parts.new_ones(()), new)
+        return cls(parts, sums, -torch.stack(bounds, -1)[:, None], parts.new_ones(()), new)
 
     def shift(
         self, pattern: Tensor, first: int, rows: Tensor | None = None
@@ -54,41 +55,34 @@ class Moving:
         """The pattern with weight moved, and the rows in which it was, [group, row, 1].
 
         Its keys begin at position `first`. Rows that fail a test, or where `rows` is False, stay to the bit.
+        In a step of writing each operation costs as much as any other: there are few.
         """
-        keys = pattern.shape[-1]
+        keys = pattern.shape[2]
         self._reach(first + keys, pattern)
-        found = torch.bmm(pattern, self.tests.narrow(2, first, keys).mT)
-        held, freed, tested = found.split_with_sizes((1, 1, self.tests.shape[1] - 2), -1)
-        able = (tested >= self.bounds).all(-1, keepdim=True)
+        found = torch.baddbmm(self.bounds, pattern, self.sums.narrow(1, first, keys))
+        both, tested = found.split_with_sizes((2, self.sums.shape[2] - 2), -1)
+        able = (tested >= 0).all(-1, keepdim=True)
         able = able if rows is None else able & rows
-        gain = freed / held.clamp_min(TINY)
-        share = torch.cat((gain, torch.ones_like(gain)), -1) * able
+        share = both / both.narrow(2, 1, 1) * able  # for one that receives, for one that gives
         factor = torch.baddbmm(self.one, share, self.parts.narrow(2, first, keys))
         return factor * pattern if factor.requires_grad else factor.mul_(pattern), able
 
     def _reach(self, last: int, pattern: Tensor) -> None:
-        """Parts and tests for all keys before `last`, in the pattern's precision."""
+        """Parts and sums for all keys before `last`, in the pattern's precision."""
         if self.parts.dtype == pattern.dtype and self.parts.shape[2] >= last:
             return
-        ones = (1.0, 0.0), (1.0, 0.0, 1.0, *[0.0] * (self.tests.shape[1] - 3))
-        self.parts, self.tests = (
-            _wide(each, last, new if self.new else None).to(pattern)
-            for each, new in zip((self.parts, self.tests), ones, strict=True)
-        )
-        self.bounds, self.one = self.bounds.to(pattern), pattern.new_ones(())
+        missing = last - self.parts.shape[2]
+        if missing > 0:
+            parts = self.parts.new_zeros(len(self.parts), 2, missing + ROOM)
+            sums = self.sums.new_zeros(len(self.sums), self.sums.shape[2], missing + ROOM)
+            if self.new:
+                parts[:, 0] = sums[:, 1] = sums[:, 2] = 1.0
+            self.parts = torch.cat([self.parts, parts], 2)
+            self.sums = torch.cat([self.sums.mT, sums], 2).mT  # a product is quicker so
+        self.parts, self.sums = self.parts.to(pattern), self.sums.to(pattern)
+        self.bounds, self.one = self.bounds.to(pattern), self.one.to(pattern)
 
 
 def exact(pattern: Tensor) -> Tensor:
     """In at least float32: sums of half precision numbers would not keep a row's sum."""
     return pattern if pattern.dtype in (torch.float32, torch.float64) else pattern.float()
-
-
-def _wide(parts: Tensor, width: int, new: Sequence[float] | None) -> Tensor:
-    """Over at least `width` keys."""
-    group, kinds, keys = parts.shape
-    if keys >= width:
-        return parts
-    more = parts.new_zeros(group, kinds, width - keys + ROOM)
-    if new is not None:
-        more += parts.new_tensor(new)[:, None]
-    return torch.cat([parts, more], -1)

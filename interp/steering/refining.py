@@ -12,7 +12,6 @@ from interp.prompt import Prompt
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TINY = 1e-8  # beside attention that is divided by: the published lambda
 STEPS = ("full", "first", "last")
 
 
@@ -28,13 +27,13 @@ class Refined:
     box: tuple[int, int, int, int]  # left, top, right, bottom of what is shown, in pixels
 
 
-def contrasted(asked: Tensor, general: Tensor, steps: str) -> Tensor:
+def contrasted(asked: Tensor, general: Tensor, steps: str, floor: float) -> Tensor:
     """Attention [step, layer, token] of a question over that of the instruction, summed: [token].
 
     Over the steps that both have, the later the heavier ("full": 1, 2, 3, ...), or one of them.
     """
     common = min(len(asked), len(general))
-    ratio = (asked[:common].double() / (general[:common].double() + TINY)).sum(1)
+    ratio = (asked[:common].double() / (general[:common].double() + floor)).sum(1)
     if steps == "first":
         return ratio[0]
     if steps == "last":
@@ -63,21 +62,28 @@ def peaks(values: Tensor, keep: float, regions: int | None) -> Tensor:
     from scipy import ndimage
 
     grid = values.double().cpu().numpy()
+    # Pixels that rounding alone tells apart are equal: a batch keeps what each row keeps by itself.
+    grid = numpy.round(grid / (numpy.abs(grid).max() or 1.0), 6)
     above = grid >= numpy.percentile(grid, (1 - keep) * 100)
-    labels, count = ndimage.label(above)
+    found: Any = ndimage.label(above)
+    labels, count = found
     sums = ndimage.sum_labels(grid, labels, range(1, count + 1))
     most = max(3, int(count * keep)) if regions is None else regions
     kept = numpy.argsort(-numpy.asarray(sums), kind="stable")[:most] + 1
     return torch.from_numpy(numpy.isin(labels, kept))
 
 
-def shown(image: "Image", mask: Tensor) -> tuple["Image", tuple[int, int, int, int]]:
+def enlarged(
+    image: "Image", mask: Tensor, black: bool = True
+) -> tuple["Image", tuple[int, int, int, int]]:
     """The image black outside the mask, cut to what is left, and enlarged to reach its old size."""
     from PIL import Image
 
-    pixels: Any = numpy.asarray(image.convert("RGB")) * mask.numpy()[..., None]
-    rows, columns = (mask.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
-    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    pixels: Any = numpy.asarray(image.convert("RGB"))
+    if black:
+        pixels = pixels * mask.numpy()[..., None]
+    row, column = mask.nonzero(as_tuple=True)
+    box = (int(column.min()), int(row.min()), int(column.max()) + 1, int(row.max()) + 1)
     part = Image.fromarray(pixels.astype(numpy.uint8)).crop(box)
     scale = max(image.width / part.width, image.height / part.height)
     size = (max(1, round(part.width * scale)), max(1, round(part.height * scale)))

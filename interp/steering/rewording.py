@@ -57,9 +57,10 @@ def again(
 
 
 def _rows(prompt: Prompt) -> list[Any]:
-    text = prompt.source.get("text")
-    several = isinstance(text, (list, tuple)) and not is_messages(text)
-    return ["" if row is None else row for row in (text if several else [text])]
+    text: Any = prompt.source.get("text")
+    if isinstance(text, (list, tuple)) and not is_messages(text):
+        return list(text)
+    return ["" if text is None else text]
 
 
 def _asked(prompt: Prompt, row: int) -> str | None:
