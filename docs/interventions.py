@@ -11,20 +11,12 @@ from typing import Any
 
 import torch
 
+from docs.readme import tables
 from docs.studies import STUDIES
 from interp import Result
 from interp.interventions import INTERVENTIONS
 
 PAGE = Path(__file__).parent / "interventions.md"
-
-
-def methods() -> str:
-    """Each method with what its docstring says first."""
-    rows = ["| method | acts on | what it does | from |", "|---|---|---|---|"]
-    for name, kind in INTERVENTIONS.items():
-        first = " ".join((kind.__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")
-        rows.append(f"| `{name}` | {kind.of} | {first} | {kind.paper} |")
-    return "\n".join(rows)
 
 
 def shown(name: str, result: Result) -> str:
@@ -103,7 +95,7 @@ def main() -> None:
         if (folder := given.runs / name.replace(" ", "-")).exists()
     ]
     if given.count is None:
-        text = put(PAGE.read_text(encoding="utf-8"), "methods", methods())
+        text = put(PAGE.read_text(encoding="utf-8"), "methods", tables()["interventions"])
         PAGE.write_text(put(text, "effects", "\n".join(parts)), encoding="utf-8")
 
 

@@ -24,6 +24,7 @@ def tables() -> dict[str, str]:
         "analyses": "\n".join(_analyses()),
         "tasks": "\n".join(_tasks()),
         "faults": "\n".join(_faults()),
+        "interventions": "\n".join(_interventions()),
     }
 
 
@@ -64,6 +65,16 @@ def _faults() -> list[str]:
         f"| `{name}` | {fault.model} | {fault.about} | {', '.join(fault.repairs)} |"
         for name, fault in FAULTS.items()
     ]
+    return rows
+
+
+def _interventions() -> list[str]:
+    from interp.interventions import INTERVENTIONS
+
+    rows = ["| intervention | acts on | what it does | from |", "|---|---|---|---|"]
+    for name, kind in INTERVENTIONS.items():
+        first = " ".join((kind.__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")
+        rows.append(f"| `{name}` | {kind.of} | {first} | {kind.paper} |")
     return rows
 
 

@@ -166,6 +166,11 @@ PRESSED = {
         for boost in (1.15, 1.5, 2.0, 3.0) for damp in (0.95, 0.5)
     ],
 }  # fmt: skip
+INJECTED = [
+    IRI(sources=[1], targets=targets, attn_strength=attn, mlp_strength=mlp)
+    for targets in ([2], [2, 3])
+    for attn, mlp in ((0.26, 0.16), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (4.0, 2.0))
+]
 SEEING = {
     "VAR": [VAR(), VAR(layers=BEHIND), VAR(layers=BEHIND, tau=2.0, keep=0.2)],
     "VHR": [VHR(alpha=alpha) for alpha in (1.25, 1.5, 2.0)],
@@ -175,7 +180,12 @@ SEEING = {
     "PAINT": [PAINT(), PAINT(alpha=0.5, beta=0.3, layers=BEHIND)],
     "AdaptVis": [AdaptVis(), AdaptVis(threshold=0.8)],
     "ACT": [ACT(), ACT(layers=BEHIND), ACT(threshold=0.1, layers=BEHIND)],
-    "VCD": [VCD(), VCD(strength=0.5), VCD(noise="blank"), VCD(noise="none", strength=0.5)],
+    "VCD": [
+        VCD(),
+        VCD(strength=0.5),
+        VCD(noise="none"),
+        *(VCD(noise="blank", strength=strength) for strength in (0.5, 1.0, 2.0)),
+    ],
 }
 
 STUDIES: dict[str, Study] = {
@@ -209,13 +219,12 @@ STUDIES: dict[str, Study] = {
         "Scores of the image are pressed down by four nats.", fault="image-suppressed",
     ),
     "late-layers-blind": Study(
-        "demo-vlm", "count",
-        _fixed({"IRI": [
-            IRI(sources=[1], targets=[2, 3], attn_strength=attn, mlp_strength=mlp)
-            for attn in (0.26, 1.0, 2.0, 4.0) for mlp in (0.0, 0.16, 0.5)
-        ]}),
-        _injected, "The later half of the layers does not look at the image.",
-        fault="late-layers-blind",
+        "demo-vlm", "colour", _fixed({"IRI": INJECTED}), _injected,
+        "The later half of the layers does not look at the image.", fault="late-layers-blind",
+    ),
+    "late-layers-blind, counting": Study(
+        "demo-vlm", "count", _fixed({"IRI": INJECTED}), _injected,
+        "The same fault, where all objects have to be seen.", fault="late-layers-blind",
     ),
     "cluttered-scenes": Study(
         "demo-vlm", "colour",

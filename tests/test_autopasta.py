@@ -192,6 +192,12 @@ def test_rows_of_which_nothing_is_said_are_told_and_left(demo, task, monkeypatch
     torch.testing.assert_close(found[1], demo.logits(prompt, using=PASTA())[1], atol=1e-4, rtol=0)
     with pytest.warns(UserWarning, match=r"rows \[0\]"):
         assert AutoPASTA().plan(demo, task[:1].encode(demo))[1] == []
+    asked = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    asked |= {"return_dict_in_generate": True, "output_logits": True}
+    with pytest.warns(UserWarning, match=r"rows \[0\]"):
+        steps = demo.generate(prompt, using=AutoPASTA(), **asked).logits
+    for step, wanted in zip(steps, demo.generate(prompt, **asked).logits, strict=True):
+        torch.testing.assert_close(step[0], wanted[0], atol=1e-4, rtol=0)
 
 
 def test_the_extraction_runs_plain_whatever_is_live(demo, task):
@@ -207,6 +213,10 @@ def test_the_extraction_runs_plain_whatever_is_live(demo, task):
     upset = interp.Hook("z", lambda z, at: z * 0)
     silent = demo.logits(prompt, hooks=[upset], using=PASTA(layers=[3]))
     assert torch.equal(demo.logits(prompt, hooks=[upset], using=using), silent)
+    with demo.using(upset):
+        assert torch.equal(demo.logits(prompt, using=using), silent)
+    with demo.using(using):
+        assert torch.equal(demo.generate(prompt, max_new_tokens=2, do_sample=False), wanted)
 
 
 def test_generation_agrees_with_one_forward():

@@ -46,6 +46,16 @@ def test_a_row_by_hand():
     torch.testing.assert_close(found, torch.tensor([0.3125, 0.1875, 0.5], dtype=torch.float64))
 
 
+def test_beams_of_a_row_have_its_highlight():
+    model, prompt = tiny("llama", batch=2, length=3)
+    prompt.spans["key"] = marked(prompt, 0, row=0) | marked(prompt, 2, row=1)
+    _, (hook,) = PASTA(alpha=0.1).plan(model, prompt)
+    low = math.log(0.1)
+    after = called(hook, torch.zeros(4, 1, 1, 4))[:, 0, 0]
+    wanted = [[0, low, low, 0]] * 2 + [[low, low, 0, 0]] * 2
+    torch.testing.assert_close(after, torch.tensor(wanted))
+
+
 @pytest.mark.parametrize("alpha", [1e-4, 0.01, 0.3, 0.9])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "llava"])
 def test_the_mask_form_is_the_papers_weights(family, alpha):

@@ -135,6 +135,7 @@ def test_without_an_image_only_what_follows_has_a_counterpart(demo):
     with torch.no_grad():
         plain = demo.logits(prompt)
         found = demo.logits(prompt, using=VCD(noise="none", strength=2.0, cut=0.0))
+        cut = demo.logits(prompt, using=VCD(noise="none"))
     image = demo.config.image_token_id
     for row in range(4):
         ids = prompt.ids[row].tolist()
@@ -148,7 +149,10 @@ def test_without_an_image_only_what_follows_has_a_counterpart(demo):
             if place > last:
                 expected = 3 * plain[row, place] - 2 * alone[order]
             assert (found[row, place] - expected).abs().max() < 1e-3, (row, place)
-        assert torch.equal(found[row, last], plain[row, last])
+        before, after = places[: places.index(last) + 1], places[places.index(last) + 1 :]
+        assert torch.equal(found[row, before], plain[row, before])
+        assert torch.equal(cut[row, before], plain[row, before])
+        assert (cut[row, after] == LOWEST).any(-1).all()
 
 
 class Slowly(LogitsProcessor):

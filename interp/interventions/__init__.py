@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from interp.interventions.act import ACT as ACT
     from interp.interventions.adaptvis import AdaptVis as AdaptVis
     from interp.interventions.autopasta import AutoPASTA as AutoPASTA
+    from interp.interventions.carve import CARVE as CARVE
+    from interp.interventions.iri import IRI as IRI
     from interp.interventions.pai import PAI as PAI
     from interp.interventions.paint import PAINT as PAINT
     from interp.interventions.pasta import PASTA as PASTA
     from interp.interventions.spotlight import SpotLight as SpotLight
     from interp.interventions.vaf import VAF as VAF
     from interp.interventions.var import VAR as VAR
+    from interp.interventions.vcd import VCD as VCD
+    from interp.interventions.vhr import VHR as VHR
 
 INTERVENTIONS: Registry[type[Intervention]] = Registry("intervention", "interp.interventions")
 

@@ -27,8 +27,8 @@ class PASTA(Intervention):
 
     Zhang et al., ICLR 2024, equation 2: weights outside the highlight are multiplied by alpha and the row
     is normalised again, for every row, in prompt and answer. Keys of the answer stay as they are, the
-    first token does not. `highlight` is a span's name or an exact text, or several, which count as one
-    highlight. Rows before it see none of it, so nothing would change there, and nothing does.
+    first token does not. `highlight` is a span's name or an exact text (each place where it stands), or
+    several, which count as one. Rows before it see none of it: nothing would change there, and nothing does.
 
     `heads` are (layer, head) pairs, "layer.head" names, {layer: heads}, a finding or its file; without
     them all heads of `layers` (all), which the paper found worse than 50 to 150 chosen ones. `spare` is

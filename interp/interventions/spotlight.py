@@ -27,7 +27,8 @@ class SpotLight(Intervention):
     Venkateswaran and Contractor, EACL 2026: psi is what the row gives the highlight, before the change; what
     it gives after it lies between target / (1 + target) and target. Rows with psi >= target, and those that
     cannot see the highlight, stay. All layers and heads of the paper, all rows of prompt and answer. 0.1 is
-    the paper's target, and 0.3 was found to do harm. `highlight` and `heads` are as PASTA's.
+    the paper's target, and 0.3 was found to do harm. `highlight` and `heads` are as PASTA's. A learned sink
+    (gpt-oss) does not count: shares are of what it leaves.
     """
 
     highlight: str | Sequence[str] = "key"
