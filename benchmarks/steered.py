@@ -24,7 +24,7 @@ TENTH = [(layer, (5 * layer) % 12) for layer in range(2, 11)] + [(layer, 7) for 
 FIFTH = [(layer, head) for layer in range(2, 11) for head in (layer % 12, (layer + 5) % 12, 11)]
 FIXED: dict[str, dict[str, Any]] = {
     "PASTA": {"heads": TENTH, "highlight": "key"},
-    "AutoPASTA": {"heads": TENTH},
+    "AutoPASTA": {"heads": TENTH, "evidence": "key"},
     "ACT": {"heads": FIFTH},
     "SpotLight": {"highlight": "key"},
     "VAR": {"dims": (5, 7), "tau": 2.0},  # a random model has no sinks: some tokens are called so

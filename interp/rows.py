@@ -118,7 +118,7 @@ def hide(scores: Tensor, call: Call, span: Span) -> Tensor:
     if call.seen is not None:
         seen = call.seen[:, :, span.top : span.bottom, span.left : span.right]
         return scores.masked_fill(~seen, lowest)
-    return _hide(scores, call, slice(None), slice(None), span)
+    return _under_triangle(scores, span, False) if call.causal else scores
 
 
 def put_back(before: Tensor, shown: Tensor, after: Tensor, real: Tensor | None) -> Tensor:
@@ -136,11 +136,26 @@ def _hide(scores: Tensor, call: Call, batch: slice, heads: slice, span: Span) ->
         if mask.dtype == torch.bool:
             return scores.masked_fill(~mask, lowest)
         return (scores + mask).clamp_min(lowest)
-    if call.causal:
-        row = torch.arange(span.top, span.bottom, device=scores.device)
-        column = torch.arange(span.left, span.right, device=scores.device)
-        return scores.masked_fill(column[None, :] > row[:, None], lowest)
-    return scores
+    return _under_triangle(scores, span, True) if call.causal else scores
+
+
+def _under_triangle(scores: Tensor, span: Span, own: bool) -> Tensor:
+    """Later keys hidden. Columns before the first row are seen by all: only what follows is looked at.
+
+    `own`: the scores are nobody else's, and may be changed in place.
+    """
+    lowest = torch.finfo(scores.dtype).min
+    start = max(0, span.top - span.left)
+    row = torch.arange(span.top, span.bottom, device=scores.device)
+    column = torch.arange(span.left + start, span.right, device=scores.device)
+    later = column[None, :] > row[:, None]
+    edge = scores[..., start:]
+    if own:
+        edge.masked_fill_(later, lowest)
+        return scores
+    if not bool((later & (edge > lowest / 2)).any()):
+        return scores
+    return torch.cat([scores[..., :start], edge.masked_fill(later, lowest)], -1)
 
 
 def _softmax(scores: Tensor, call: Call, heads: slice) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.live import Placed, numbers
-from interp.rows import BLOCK_ROWS, Call, Edit, Span, opened
+from interp.rows import BLOCK_ELEMENTS, BLOCK_ROWS, Call, Edit, Span, opened
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,11 @@ def part_of(hooks: Sequence[Placed], call: Call, first: int, start: int) -> Part
     clipped = all(placed.hook.rows and placed.hook.within is not None for placed in hooks)
     if heads is None and whole and not clipped:
         return None
-    by_rows = all(placed.hook.rows for placed in hooks)
-    return Part(heads, top, bottom, BLOCK_ROWS if by_rows else bottom - top, clipped)
+    height = bottom - top
+    if all(placed.hook.rows for placed in hooks):
+        wide = call.key.shape[2] * (call.query.shape[1] if heads is None else len(heads))
+        height = min(height, BLOCK_ROWS, max(16, BLOCK_ELEMENTS // (2 * wide)))
+    return Part(heads, top, bottom, height, clipped)
 
 
 def spliced(

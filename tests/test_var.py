@@ -59,10 +59,23 @@ def test_a_row_by_hand(llava):
     changed = run.pattern(row, first=5)
     by_hand = torch.tensor([0.12, 0.2, 0.08, 0.2, 0.2, 0.2])
     assert torch.allclose(changed.flatten(), by_hand, atol=1e-6) and abs(changed.sum() - 1) < 1e-6
-    unmoved = VAR(dims=[3], tau=5, layers=[2], rho=0.61)  # the image's others have 0.6 of its share
-    run = By(unmoved, model, prompt)
+    # The image's others have 0.6 of its weight, and a millionth more for each of its four tokens.
+    for rho, chosen in ((0.600002, True), (0.60001, False)):
+        run = By(VAR(dims=[3], tau=5, layers=[2], rho=rho), model, prompt)
+        run.stream(stream.double())
+        assert torch.equal(run.pattern(row.double(), first=5), row.double()) != chosen
+
+
+def test_a_stream_near_zero_has_no_sinks(llava):
+    """rms has a millionth under its root: |x| / rms of one channel among 64 is 8, but not of 1e-5."""
+    model, _ = llava
+    prompt = interp.Prompt.from_inputs(model, {"input_ids": torch.tensor([[9, 5, 5, 8]])})
+    prompt.spans["image"] = torch.tensor([[0, 1, 1, 0]]).bool()
+    stream = torch.zeros(1, 4, 64, dtype=torch.double)
+    stream[0, [0, 1, 2], 3] = torch.tensor([5.0, 1e-5, 5.0]).double()
+    run = By(VAR(dims=[3], tau=5, layers=[2]), model, prompt)
     run.stream(stream)
-    assert torch.equal(run.pattern(row, first=5), row)
+    assert run.memo["sinks"][2].sinks.tolist() == [[True, False, True, False]]
 
 
 GRID = [

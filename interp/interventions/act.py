@@ -45,7 +45,7 @@ class ACT(Intervention):
     all heads of `layers`. The paper calibrates only heads that gain by it on a task's training texts.
 
     The released code (`official=True`) has a fixed threshold of 0.1, leaves out the first sink in the place
-    of the first token, counts keys that one row sees, and puts the first token's look at itself back to 1.
+    of the first token, which is mostly the same, and counts keys that one row sees.
     """
 
     heads: Any = None
@@ -149,12 +149,7 @@ class _Edit:
         moving = Moving.of(others, sinks, self.method.beta, weights.dtype, new=True)
         at.memo.setdefault("moving", {})[at.layer] = moving
         able = real[:, None].expand(-1, heads, -1).flatten(0, 1)[..., None]
-        changed = self._moved(weights, moving, at, able)
-        if self.method.official:
-            first = real.int().argmax(1)
-            each = torch.arange(batch, device=first.device)
-            changed[each, :, first, first] = 1.0
-        return changed
+        return self._moved(weights, moving, at, able)
 
     def _written(self, weights: Tensor, at: At) -> Tensor:
         return self._moved(weights, at.memo["moving"][at.layer], at)
