@@ -171,6 +171,13 @@ INJECTED = [
     for targets in ([2], [2, 3])
     for attn, mlp in ((0.26, 0.16), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (4.0, 2.0))
 ]
+FULL = {"small": True, "radius": (5.0, 6.8)}  # six objects, all of the usual size
+CROPPED = [
+    CARVE(keep=keep, layers=layers, regions=1, steps="first", tokens=1, floor=1.0, black=black)
+    for keep in (0.15, 0.2, 0.25)
+    for layers in ([2], [1, 2])
+    for black in (True, False)
+]
 SEEING = {
     "VAR": [VAR(), VAR(layers=BEHIND), VAR(layers=BEHIND, tau=2.0, keep=0.2)],
     "VHR": [VHR(alpha=alpha) for alpha in (1.25, 1.5, 2.0)],
@@ -226,10 +233,15 @@ STUDIES: dict[str, Study] = {
         "demo-vlm", "count", _fixed({"IRI": INJECTED}), _injected,
         "The same fault, where all objects have to be seen.", fault="late-layers-blind",
     ),
+    "scattered-looks": Study(
+        "demo-vlm", "colour", _fixed({"CARVE": CROPPED}), _cropped,
+        "Looks are spread over the image, so that other objects of a full scene speak up.",
+        fault="scattered-looks", tests={"full scenes": FULL}, validation=FULL, count=300, chosen_on=150,
+    ),
     "cluttered-scenes": Study(
         "demo-vlm", "colour",
-        _fixed({"CARVE": [CARVE(keep=keep, layers=[layer]) for keep in (0.05, 0.2) for layer in (2, 3)]}),
-        _cropped, "The object that is asked about is tiny, and stands among many others.",
+        _fixed({"CARVE": [CARVE(), *CROPPED]}), _cropped,
+        "The object that is asked about is tiny, and stands among many others.",
         tests={"tiny": {"small": True}}, validation={"small": True}, count=300, chosen_on=150,
     ),
     "drowned-at-the-end": Study(

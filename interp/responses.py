@@ -45,7 +45,7 @@ def respond(model: "Model", prompt: Any, answer: Any = None, **generate: Any) ->
     spans = {name: prompt.where(name) for name in prompt.names if name not in OWN}
     none = torch.zeros_like(real)
     whole.spans = {name: torch.cat([span.to(none.device), none], 1) for name, span in spans.items()}
-    whole.spans["question"] = torch.cat([prompt.mask.to(none.device), none], 1)
+    whole.spans.setdefault("question", torch.cat([prompt.mask.to(none.device), none], 1))
     whole.spans[SPAN] = torch.cat([torch.zeros_like(prompt.mask).to(real.device), real], 1)
     return replace(whole, images=prompt.images, tokenizer=prompt.tokenizer)
 

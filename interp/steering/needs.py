@@ -32,6 +32,11 @@ def image_span(model: "Model", prompt: Prompt, who: str) -> Tensor:
             f"{who} acts on what a model sees, and {model.name} reads text only. For text there are "
             "ACT, PASTA, AutoPASTA and SpotLight."
         )
+    if "cross" in model.stacks:
+        raise ValueError(
+            f"{who} acts on image tokens among the text, and {model.name} sees through cross attention; a "
+            "Hook on its stack 'cross' can change that."
+        )
     if prompt.ids is None or "image" not in prompt.names or not bool(prompt.where("image").any()):
         raise ValueError(
             f"{who} needs an image among the prompt's tokens, and there is none: "
