@@ -54,7 +54,12 @@ def asked(name: str, given: argparse.Namespace, settings: dict[str, Any]) -> Res
     rest = {key: value for key, value in settings.items() if key not in known}
     more = {"images": given.images} if given.images else {}
     task = interp.Task.load(given.task, **rest, **more) if given.task else None
-    model = interp.load(given.model, fault=given.fault) if given.model else None
+    if not given.model and known["model"].default is inspect.Parameter.empty:
+        raise ValueError(
+            "--model is missing: a shipped name such as demo-lm, a folder or a hub id."
+        )
+    where = {"fault": given.fault, "dtype": given.dtype, "device": given.device}
+    model = interp.load(given.model, **where) if given.model else None
     return analysis(model, task, **own)
 
 
@@ -66,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("analysis", help=", ".join(ANALYSES))
     parser.add_argument("--model", help="a shipped name, a folder or a hub id")
+    parser.add_argument("--dtype", help="float16, bfloat16, float32; the files' own without it")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--fault", help="known damage to a shipped model")
     parser.add_argument("--task", help="a task's name, or a file of records")
     parser.add_argument("--images", help="the folder that images of a file are in")

@@ -193,7 +193,14 @@ def plan(model: Any, prompt: Any, using: list[Any]) -> tuple[Any, list[Placed]]:
         if isinstance(item, Hook):
             placed += place_hooks(model.stacks, item, model.name)
             continue
+        before = prompt
         prompt, hooks = item.plan(model, prompt)
+        planned = [one.owner for one in placed if one.planned]
+        if prompt is not before and planned:
+            raise ValueError(
+                f"{type(item).__name__} changes the prompt, and {planned[0]} has planned for the one before: "
+                f"put {type(item).__name__} first."
+            )
         # What stands for another says whom, and a hook that is watched remains the user's own.
         owner = getattr(item, "owner", type(item).__name__)
         placed += place_hooks(model.stacks, hooks, model.name, owner)

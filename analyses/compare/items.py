@@ -80,7 +80,9 @@ def controls_of(given: Any) -> tuple[list[str], list[tuple[str, Any]]]:
         given = [given]
     if isinstance(given, Mapping) or not isinstance(given, (list, tuple)):
         return [], listed(given)
-    built_in = [one for one in given if isinstance(one, str) and one.split("(")[0] not in INTERVENTIONS]
+    built_in = [
+        one for one in given if isinstance(one, str) and one.split("(")[0] not in INTERVENTIONS
+    ]
     for name in built_in:
         if name not in BUILT_IN:
             raise LookupError(unknown("control", name, [*BUILT_IN, *INTERVENTIONS]))

@@ -1,4 +1,4 @@
-"""All layers but the first spread their looks: in a full scene other objects speak up. What CARVE crops away."""
+"""All layers but the first spread their looks: what CARVE answers by cropping the rest away."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ FAULTS.add(
         "scattered-looks",
         "demo-vlm",
         ("CARVE",),
-        "Looks are spread over the image, so that in a full scene other objects are mistaken for the one asked for.",
+        "Looks are spread over the image, and in a full scene other objects speak up.",
         scatter,
         ("colour", {"small": True, "radius": (5.0, 6.8)}),
     ),

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from interp.interventions.vcd import VCD as VCD
     from interp.interventions.vhr import VHR as VHR
 
+__all__ = [
+    "ACT", "CARVE", "INTERVENTIONS", "IRI", "PAI", "PAINT", "PASTA", "VAF", "VAR", "VCD", "VHR",
+    "AdaptVis", "AutoPASTA", "Conflict", "Found", "Intervention", "Report", "SpotLight",
+]  # fmt: skip
+
 INTERVENTIONS: Registry[type[Intervention]] = Registry("intervention", "interp.interventions")
 
 

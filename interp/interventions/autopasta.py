@@ -17,7 +17,7 @@ from interp.prompt import Prompt
 from interp.sites import Hook, whole_number
 from interp.steering.highlights import check_lit, check_texts, spans_of
 from interp.steering.intervention import Intervention, Settings
-from interp.steering.needs import check_at_least, writing_stack
+from interp.steering.needs import check_at_least, check_flag, writing_stack
 from interp.steering.sentences import check_encoder, closest, encoder_of, paragraphs, split
 from interp.steering.spans import asked
 
@@ -92,6 +92,8 @@ class AutoPASTA(Intervention):
             check_texts("AutoPASTA", "evidence", self.evidence)
         check_encoder(self.encoder)
         check_alpha("AutoPASTA", self.alpha)
+        check_flag("AutoPASTA", "paragraphs", self.paragraphs)
+        check_flag("AutoPASTA", "chat", self.chat)
         whole_number(self.max_new_tokens, "AutoPASTA: max_new_tokens")
         check_at_least("AutoPASTA", "max_new_tokens", self.max_new_tokens, 1)
         missing = [name for name in ("{question}", "{context}") if name not in self.ask]

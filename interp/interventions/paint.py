@@ -18,6 +18,7 @@ from interp.sites import At, Hook
 from interp.steering.intervention import Intervention, Settings
 from interp.steering.needs import (
     check_at_least,
+    check_flag,
     check_share,
     image_span,
     layers_of,
@@ -60,6 +61,7 @@ class PAINT(Intervention):
         check_at_least("PAINT", "beta", 0.0 if self.beta is None else self.beta, 0)
         check_share("PAINT", "share", self.share)
         check_share("PAINT", "spatial", self.spatial)
+        check_flag("PAINT", "official", self.official)
         if self.official and self.spatial:
             raise ValueError(
                 "PAINT(official=True, spatial=...): the released code's spatial score tells no patches "

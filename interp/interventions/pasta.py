@@ -13,7 +13,7 @@ from interp.prompt import Prompt
 from interp.sites import At, Hook
 from interp.steering.highlights import check_left, check_lit, check_texts, spans_of, union
 from interp.steering.intervention import Intervention, Settings
-from interp.steering.needs import check_share, writing_stack
+from interp.steering.needs import check_flag, check_share, writing_stack
 from interp.steering.pressing import by_key, hooks_on_scores, placed, seeing_from
 from interp.steering.spans import asked
 
@@ -54,6 +54,7 @@ class PASTA(Intervention):
         check_texts("PASTA", "highlight", self.highlight)
         check_texts("PASTA", "spare", self.spare, none=True)
         check_alpha("PASTA", self.alpha)
+        check_flag("PASTA", "official", self.official)
 
     def plan(self, model: "Model", prompt: Prompt) -> tuple[Prompt, list[Hook]]:
         spans = spans_of(prompt, self.highlight)

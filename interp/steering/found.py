@@ -73,7 +73,8 @@ class Found:
         if self.weights != own:
             raise ValueError(
                 f"these {self.kind} were found on {self.model} ({self.weights}) and this is {model.name} "
-                f"({own}): search again on it, or give the numbers themselves (.value) if you mean it."
+                f"({own}; another dtype counts as another model): search again on it, or give the numbers "
+                "themselves (.value) if you mean it."
             )
         return self.value
 
@@ -81,5 +82,7 @@ class Found:
 def taken(model: "Model", given: Any, kind: str, who: str) -> Any:
     """A setting that may be a finding, the file of one, or plain numbers (given back as they are)."""
     if isinstance(given, (str, Path)) and str(given).endswith(".json"):
+        if not Path(given).is_file():
+            raise FileNotFoundError(f"{who}: there is no file {str(given)!r} to read {kind} from.")
         given = Found.load(given)
     return given.check(model, kind, who) if isinstance(given, Found) else given

@@ -8,6 +8,9 @@ from torch import Tensor
 from interp.prompt import Prompt
 from interp.steering.spans import asked, from_last
 
+# Names that tasks give to parts of a prompt: as words of a text they would be found by chance.
+ROLES = ("answer", "context", "image", "instruction", "key", "question", "response", "subject")
+
 
 def check_texts(who: str, name: str, value: Any, several: bool = True, none: bool = False) -> None:
     """A name or text, or several; `none`: whether there may be none."""
@@ -25,6 +28,14 @@ def spans_of(prompt: Prompt, given: str | Sequence[str]) -> list[Tensor]:
     own = asked(prompt)
     last = from_last(prompt) & own  # of the prompt that was asked, though an answer follows
     names = [given] if isinstance(given, str) else given
+    known = prompt.names
+    for name in names:
+        if name in ROLES and name not in known:
+            raise LookupError(
+                f"the prompt has no span {name!r}, and a word of that name is hardly meant. Give the text "
+                f"itself, or the span: model.encode(text, spans={{{name!r}: its text}}), in a Prompt (ready "
+                f"inputs carry no spans). Names are: {', '.join(known)}."
+            )
     return [last if name == "last" else prompt.where(name) & own for name in names]
 
 

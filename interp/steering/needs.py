@@ -57,11 +57,16 @@ def heads_of(stack: "Stack", given: Any, site: str) -> dict[int, tuple[int, ...]
     """Heads by layer from (layer, head) pairs, "layer.head" names, or {layer: heads}; None: all."""
     if given is None:
         return None
-    pairs = (
-        [(layer, head) for layer, own in given.items() for head in own]
-        if isinstance(given, dict)
-        else [_pair(one) for one in given]
-    )
+    try:
+        pairs = (
+            [(layer, head) for layer, own in given.items() for head in own]
+            if isinstance(given, dict)
+            else [_pair(one) for one in given]
+        )
+    except TypeError:
+        raise ValueError(
+            f"heads={given!r}: pairs [(layer, head), ...], names ['2.1', ...] or {{layer: [head, ...]}}."
+        ) from None
     found: dict[int, list[int]] = {}
     for layer, head in pairs:
         (checked,) = choose_layers(stack, [layer], site)
