@@ -54,7 +54,7 @@ def measured(name: str, family: str, pairs: int) -> dict:
     low, _, high = statistics.quantiles(ratios, n=4)
     extra = _companion(model, prompt, pairs) if name == "VHR" else 0.0
     plain = statistics.median(seconds[False])
-    peaks = [min(peak_megabytes(call(steered))[0] for _ in range(3)) for steered in (False, True)]
+    peaks = [min(peak_megabytes(call(steered))[0] for _ in range(2)) for steered in (False, True)]
     weights = sum(one.numel() * one.element_size() for one in model.hf.parameters()) / 1e6
     return {
         "method": name,

@@ -19,7 +19,7 @@ BEHIND = [1, 2, 3]
 COUNT = 200
 KEYED = ("open_book", {"kind": "where", "sentences": 8})
 HEADS = [(3, 1), (2, 0), (3, 4), (3, 5)]
-INJECTED = {"attn_strength": 1.0, "mlp_strength": 0.0}
+INJECTED = {"attn_strength": 4.0, "mlp_strength": 0.0}
 CASES = {
     "VAR": (
         "parked-on-sinks", ("colour", {}), VAR(keep=0.1, rho=0.0, mass=0.0, layers=BEHIND),

@@ -60,7 +60,10 @@ class AdaptVis(Intervention):
             check_at_least("AdaptVis", "weight", self.weight, 0)
 
     def plan(self, model: "Model", prompt: Prompt) -> tuple[Prompt, list[Hook]]:
-        image, stack = image_span(model, prompt, "AdaptVis"), writing_stack(model, "AdaptVis")
+        image, stack = (
+            image_span(model, prompt, "AdaptVis", looked_at=True),
+            writing_stack(model, "AdaptVis"),
+        )
         layers = layers_of(stack, self.layers, range(stack.size), "scores")
         if self.weight == 1 or (self.weight is None and self.low == self.high == 1):
             return prompt, []

@@ -40,7 +40,7 @@ class PAI(Intervention):
         check_at_least("PAI", "alpha", self.alpha, 0)
 
     def plan(self, model: "Model", prompt: Prompt) -> tuple[Prompt, list[Hook]]:
-        image, stack = image_span(model, prompt, "PAI"), writing_stack(model, "PAI")
+        image, stack = image_span(model, prompt, "PAI", looked_at=True), writing_stack(model, "PAI")
         layers = layers_of(stack, self.layers, range(2, stack.size), "scores")
         if self.alpha == 0:
             return prompt, []

@@ -69,7 +69,10 @@ class PAINT(Intervention):
             )
 
     def plan(self, model: "Model", prompt: Prompt) -> tuple[Prompt, list[Hook]]:
-        image, stack = image_span(model, prompt, "PAINT"), writing_stack(model, "PAINT")
+        image, stack = (
+            image_span(model, prompt, "PAINT", looked_at=True),
+            writing_stack(model, "PAINT"),
+        )
         layers = layers_of(stack, self.layers, range(2, stack.size), "scores")
         leading = _leading(model)
         beta = (0.3 if self.official else 0.4) if self.beta is None else self.beta

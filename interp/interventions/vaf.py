@@ -45,7 +45,7 @@ class VAF(Intervention):
         check_at_least("VAF", "damp", self.damp, 0)
 
     def plan(self, model: "Model", prompt: Prompt) -> tuple[Prompt, list[Hook]]:
-        image, stack = image_span(model, prompt, "VAF"), writing_stack(model, "VAF")
+        image, stack = image_span(model, prompt, "VAF", looked_at=True), writing_stack(model, "VAF")
         middle = share(stack, 9, 14, of=32)
         layers, heads = placed(model, stack, self.heads, self.layers, middle, "VAF")
         if self.boost == 1 and self.damp == 1:

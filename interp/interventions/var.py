@@ -85,7 +85,7 @@ class VAR(Intervention):
         return self.keep if self.keep is not None else 0.6 if self.official else 0.4
 
     def plan(self, model: "Model", prompt: Prompt) -> tuple[Prompt, list[Hook]]:
-        image, stack = image_span(model, prompt, "VAR"), writing_stack(model, "VAR")
+        image, stack = image_span(model, prompt, "VAR", looked_at=True), writing_stack(model, "VAR")
         layers = self._layers(stack)
         width = model.config.get_text_config().hidden_size
         dims = self._dims(model, width)

@@ -24,18 +24,21 @@ def writing_stack(model: "Model", who: str) -> "Stack":
     return model.stacks["text"]
 
 
-def image_span(model: "Model", prompt: Prompt, who: str) -> Tensor:
-    """The image's positions [row, position]; refused without an image among them."""
+def image_span(model: "Model", prompt: Prompt, who: str, looked_at: bool = False) -> Tensor:
+    """The image's positions [row, position]; refused without an image among them.
+
+    `looked_at`: where the method changes how much the text looks at them.
+    """
     writing_stack(model, who)
     if model.kind != "vlm":
         raise ValueError(
             f"{who} acts on what a model sees, and {model.name} reads text only. For text there are "
             "ACT, PASTA, AutoPASTA and SpotLight."
         )
-    if "cross" in model.stacks:
+    if looked_at and "cross" in model.stacks:
         raise ValueError(
-            f"{who} acts on image tokens among the text, and {model.name} sees through cross attention; a "
-            "Hook on its stack 'cross' can change that."
+            f"{who} changes attention to image tokens among the text, and {model.name} sees through cross "
+            "attention; a Hook on its stack 'cross' can change that."
         )
     if prompt.ids is None or "image" not in prompt.names or not bool(prompt.where("image").any()):
         raise ValueError(
