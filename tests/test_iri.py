@@ -8,25 +8,16 @@ import torch
 
 import interp
 from interp import Hook
-from interp.families import FAMILIES
 from interp.interventions import IRI, Found
 from interp.interventions.iri import SITES, rates
 from interp.making import weights_digest
 from interp.responses import respond
 from interp.result import Result
 from interp.scoring import score
+from tests.tiny_vlm import opened
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 RATES = {"attn_out": {0: 0.1, 1: 0.9, 2: 0.5, 3: 0.3}, "mlp_out": {0: 0.2, 1: 0.4, 2: -0.3, 3: 0.7}}
-
-
-def opened(name="llava", batch=1, length=12):
-    family = FAMILIES[name]
-    hf = family.model()
-    hf.generation_config.eos_token_id = None
-    hf.generation_config.suppress_tokens = [hf.config.image_token_id]
-    model = interp.wrap(hf)
-    return model, interp.Prompt.from_inputs(model, family.inputs(hf, batch=batch, length=length))
 
 
 @pytest.fixture(scope="module")

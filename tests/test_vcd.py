@@ -8,23 +8,14 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 import interp
 from interp import Hook
-from interp.families import FAMILIES
 from interp.interventions import VCD
 from interp.responses import respond
 from interp.scoring import score
 from interp.steering.contrast import STATE, Beside, beside
+from tests.tiny_vlm import opened
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 LOWEST = torch.finfo(torch.float32).min
-
-
-def opened(name="llava", batch=1, length=12):
-    family = FAMILIES[name]
-    hf = family.model()
-    hf.generation_config.eos_token_id = None
-    hf.generation_config.suppress_tokens = [hf.config.image_token_id]
-    model = interp.wrap(hf)
-    return model, interp.Prompt.from_inputs(model, family.inputs(hf, batch=batch, length=length))
 
 
 @pytest.fixture(scope="module")
