@@ -416,7 +416,7 @@ def test_refusals(lm, broken, tasks, validation):
         compare(lm, book.encode(lm))
     with pytest.raises(ValueError, match="no task to compare on"):
         compare(lm, {})
-    with pytest.raises(LookupError, match="PASTA: no span 'key'"):
+    with pytest.raises(LookupError, match="PASTA: the prompt has no span 'key'"):
         compare(broken, task, interventions=["PAI", "PASTA"])
 
 

@@ -42,7 +42,7 @@ CASES = {
         Planned(control.scaled_words(3.0, BEHIND)),
     ),
     "IRI": (
-        "late-layers-blind", ("count", {}), IRI(sources=[1], targets=[2, 3], **INJECTED),
+        "late-layers-blind", ("colour", {}), IRI(sources=[1], targets=[2, 3], **INJECTED),
         IRI(sources=[0], targets=[2, 3], **INJECTED),
     ),
     "PASTA": (
@@ -70,7 +70,7 @@ def test_it_mends_its_fault_and_its_control_does_not(name):
     asked = (task, tuple(settings.items()))
     whole, broken = accuracy(model, None, *asked, None), accuracy(model, fault, *asked, None)
     lost = whole - broken
-    assert lost >= 0.08
+    assert lost >= 0.05  # what is lost has to be worth mending
     opened = interp.load(model, fault=fault)
     records = TASKS[task](COUNT, "test", **settings)
     mended, other = (
