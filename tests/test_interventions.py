@@ -438,9 +438,6 @@ class Planted(Intervention):
     inert: ClassVar[Settings] = Settings(strength=0.0)
     strong: ClassVar[Settings] = Settings(strength=4.0)
 
-    def hooks(self, model, prompt):
-        raise NotImplementedError
-
     def plan(self, model, prompt):
         return prompt, [] if self.strength == 0 else self.hooks(model, prompt)
 

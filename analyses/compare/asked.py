@@ -25,7 +25,7 @@ from interp.sites import Hook
 from interp.task import Record, Task
 
 PLAIN, WHOLE = "plain", "whole"
-REFUSALS = (ValueError, LookupError, TypeError, NotImplementedError)
+REFUSALS = (ValueError, LookupError, TypeError)
 
 
 @dataclass(frozen=True)

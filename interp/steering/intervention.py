@@ -1,5 +1,6 @@
 """What every intervention is: frozen settings that plan hooks for a prompt."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -53,7 +54,7 @@ class Settings(Mapping[str, Any]):
 
 
 @dataclass(frozen=True)
-class Intervention:
+class Intervention(ABC):
     """Frozen settings; `plan` names the hooks for one prompt, and may change the prompt.
 
     `inert` are settings at which the model is the plain one to the bit, `strong` some at which it is
@@ -66,5 +67,6 @@ class Intervention:
     of: ClassVar[str] = "text"
     paper: ClassVar[str] = ""
 
+    @abstractmethod
     def plan(self, model: "Model", prompt: "Prompt") -> tuple["Prompt", Sequence[Any]]:
-        raise NotImplementedError
+        """The prompt to go on with, and hooks (`Hook`, `LogitsHook`) for it; none where nothing is asked."""
