@@ -127,6 +127,8 @@ def _first(tokenizer: Any, end: str, answer: str, whole: bool) -> int:
         answer = answer.lstrip()
     before = tokenizer(end, add_special_tokens=False)["input_ids"]
     after = tokenizer(end + answer, add_special_tokens=False)["input_ids"]
+    if after[: len(before)] != before:  # byte pairs joined the prompt's end with the answer
+        after = [*before, *tokenizer(answer, add_special_tokens=False)["input_ids"]]
     if len(after) <= len(before):
         raise ValueError(
             f"the answer {answer!r} adds no token to a prompt that ends in {end!r}. Answers are written "

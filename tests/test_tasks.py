@@ -119,7 +119,10 @@ VARIETIES = [
     *((name, {}) for name in TEXT_TASKS),
     *(("colored_objects", {"shots": shots}) for shots in (0, 2)),
     *(("open_book", {"kind": kind, "sentences": 12}) for kind in ("where", "who", "lives")),
-    ("ioi", {"counterfactual": "flip"}),
+    *(("ioi", {"counterfactual": kind}) for kind in ("flip", "io", "s2")),
+    ("ioi", {"order": "BABA", "templates": "mixed"}),
+    ("colored_objects", {"apart": True, "without": ["cup", "pink"]}),
+    ("capitals", {"opened": True, "without": ["Rome"]}),
     ("induction", {"period": 2}),
 ]
 each_variety = pytest.mark.parametrize(("name", "settings"), VARIETIES)

@@ -1,6 +1,7 @@
 """Seeded generators of tasks. Their train, validation and test splits share no item.
 
     task = interp.tasks.TASKS["ioi"](count=100, split="test", seed=0)
+    task = interp.tasks.suited(model, "ioi", count=100)  # in words that are one token to a model
 
 An item belongs to a split by a hash of what it is, not by the order it was drawn in: whoever draws,
 with whatever seed, an item of the test split is never in the training split. An item is as it is
@@ -10,14 +11,15 @@ written: the same sentences in another order are another item, and so is a count
 import hashlib
 import inspect
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from PIL.Image import Image
 
 from interp.registry import Registry, unknown
 from interp.task import Record, Task
+from interp.tasks.wording import Wording
 
 SPLITS = ("train", "validation", "test")
 _TENTHS = ("train",) * 8 + ("validation", "test")
@@ -44,12 +46,18 @@ def prompt_of(record: Record) -> str:
 
 @dataclass(frozen=True)
 class Generator:
-    """One kind of task. `item` names what must not be in two splits, `paint` adds the images."""
+    """One kind of task. `item` names what must not be in two splits, `paint` adds the images.
+
+    `wordings` are the lists that `draw` chooses words from, by the name of the wording: the setting
+    `without` leaves some out. `inside` are settings under which none of these words opens a text.
+    """
 
     name: str
     draw: Draw
     item: Callable[[Record], str] = prompt_of
     paint: Callable[[Record], tuple[Image, Image | None]] | None = None
+    wordings: Mapping[str, Wording] = field(default_factory=dict)
+    inside: Mapping[str, Any] = field(default_factory=dict)
 
     def stream(self, split: str = "train", seed: int = 0, **settings: Any) -> Iterator[Record]:
         """Records of one split without end; an item may come again. Images are not painted."""
@@ -97,3 +105,6 @@ class Generator:
             return record
         image, other = self.paint(record)
         return replace(record, image=image, counterfactual_image=other)
+
+
+from interp.tasks.suited import suited as suited  # noqa: E402  a function of what stands above

@@ -1,10 +1,12 @@
 """World capitals, both ways: a task of memory alone, for telling circuits apart."""
 
 import random
+from collections.abc import Sequence
 
 from interp.task import Record
 from interp.tasks import TASKS, Generator
 from interp.tasks.facts import OPENINGS
+from interp.tasks.wording import Wording, chosen
 from interp.tasks.words import CAPITALS, another, fill
 
 OF_COUNTRY = (
@@ -25,12 +27,26 @@ OF_CITY = (
 )
 
 
-def draw(chance: random.Random) -> Record:
+WORDINGS = {
+    "demo": Wording(
+        (*OF_COUNTRY, *OF_CITY),
+        {"country": list(CAPITALS), "city": list(CAPITALS.values())},
+        {"country": 2, "city": 2},
+    )
+}
+
+
+def draw(chance: random.Random, opened: bool = False, without: Sequence[str] = ()) -> Record:
+    """Half a dozen sentences each way. `opened`: other words come first, always."""
+    kept = chosen(WORDINGS, without=without).words
+    known = {a: b for a, b in CAPITALS.items() if a in kept["country"] and b in kept["city"]}
+    if len(known) < 2:
+        raise ValueError(f"without={list(without)} leaves {len(known)} capitals, of 2 at least.")
     forward = chance.random() < 0.6
-    pairs = CAPITALS if forward else {city: country for country, city in CAPITALS.items()}
+    pairs = known if forward else {city: country for country, city in known.items()}
     given = chance.choice(list(pairs))
     other = another(chance, list(pairs), given)
-    opening = chance.choice(OPENINGS)
+    opening = chance.choice(OPENINGS[1:] if opened else OPENINGS)
     shape = f"{opening} {chance.choice(OF_COUNTRY if forward else OF_CITY)}".strip()
     prompt, spans = fill(shape, {"given": given})
     return Record(
@@ -44,4 +60,4 @@ def draw(chance: random.Random) -> Record:
     )
 
 
-TASKS.add("capitals", Generator("capitals", draw))
+TASKS.add("capitals", Generator("capitals", draw, wordings=WORDINGS, inside={"opened": True}))

@@ -2,7 +2,7 @@
 
 import random
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Spans = dict[str, tuple[int, int]]
 
@@ -99,6 +99,6 @@ def article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def another(chance: random.Random, words: list[str], *taken: str) -> str:
+def another(chance: random.Random, words: Sequence[str], *taken: str) -> str:
     """A word that is none of those taken."""
     return chance.choice([word for word in words if word not in taken])
