@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas
-import torch
 
 from analyses import analysis
 from interp.asking import choose_stack
 from interp.circuits.asked import Receiver, check_receivers, check_senders
-from interp.circuits.paths import OPERATORS, PathEffects, path_effects
-from interp.pairs import METRICS, pairs
+from interp.circuits.paths import OPERATORS, PathEffects
+from interp.circuits.staged import task_effects
+from interp.pairs import METRICS
 from interp.registry import unknown
 from interp.result import Result
 from interp.statistics import NORMAL, standard_error
@@ -63,14 +63,11 @@ def path_patching(
     """
     tower = _check(model, stack, operator, metric, batch)
     received = check_receivers(tower, receivers)
-    senders = check_senders(tower, None, received)
-    parts = [
-        (pair.numbers,
-         path_effects(model, pair.clean, pair.corrupted, pair.metric(model, metric, first), senders,
-                      receivers, operator, position, freeze_mlps, tower.name, rows=4 * batch))
-        for pair in pairs(model, task, "path_patching", batch)
-    ]  # fmt: skip
-    found = _joined(parts)
+    check_senders(tower, None, received)
+    found = task_effects(
+        model, task, receivers, operator, position, freeze_mlps, metric, first, tower.name, batch,
+        "path_patching",
+    )  # fmt: skip
     table = _table(found)
     records = pandas.DataFrame(
         {"record": range(len(found.clean)), "clean": found.clean, "corrupted": found.corrupted}
@@ -89,17 +86,6 @@ def _check(model: "Model", stack: str | None, operator: str, metric: str, batch:
     return choose_stack(model.stacks, stack, model.name)
 
 
-def _joined(parts: list[tuple[tuple[int, ...], PathEffects]]) -> PathEffects:
-    """Batches as one, in the order of the task."""
-    order = torch.tensor([number for numbers, _ in parts for number in numbers]).argsort()
-    each = [found for _, found in parts]
-    clean, corrupted = (
-        torch.cat([getattr(one, name) for one in each])[order] for name in ("clean", "corrupted")
-    )
-    patched = torch.cat([one.patched for one in each], 1)[:, order]
-    return PathEffects(each[0].senders, clean, corrupted, patched)
-
-
 def _table(found: PathEffects) -> Any:
     way = found.corrupted - found.clean
     if float(way.mean().abs()) <= 1e-6 * max(1.0, float(found.clean.abs().mean())):
@@ -107,13 +93,12 @@ def _table(found: PathEffects) -> Any:
             "the counterfactuals do not change the metric's mean, so that no share of the change can be "
             "told; give counterfactuals that change the answer, or another metric=."
         )
-    rows = []
+    rows, shares, errors = [], found.share, found.share_error
     for number, sender in enumerate(found.senders):
         raw = found.raw[number]
-        share = float(found.share[number])
         row = {"layer": sender.layer, "head": sender.head}
         for name, mean, error in (
-            ("share", share, float(standard_error(raw - share * way)) / abs(float(way.mean()))),
+            ("share", float(shares[number]), float(errors[number])),
             ("raw", float(raw.mean()), float(standard_error(raw))),
         ):
             ends = (mean - NORMAL * error, mean + NORMAL * error)

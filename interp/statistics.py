@@ -18,6 +18,15 @@ def standard_error(values: Tensor) -> Tensor:
     return values.std(0) / len(values) ** 0.5
 
 
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: it has a width at 0 and 1, too."""
+    share, square = right / count, NORMAL**2
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = (share * (1 - share) / count + square / (4 * count**2)) ** 0.5
+    half *= NORMAL / (1 + square / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def pass_at_k(count: int, right: int, k: int) -> float:
     """The chance that one of k answers is right, when `right` of `count` drawn ones were; unbiased."""
     if not 0 <= right <= count or not 1 <= k <= count:

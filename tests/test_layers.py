@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Lower layers first: a file imports from its own layer or below.
 LAYERS = [
-    ["registry", "spelling"],
+    ["progress", "registry", "spelling"],
     ["families", "formats", "gallery", "images", "layouts", "shipped", "sites"],
     ["coupling", "credit", "edits", "metrics", "readouts", "relevance", "result", "statistics"],
     ["structure", "rows", "live"],
@@ -30,6 +30,7 @@ LAYERS = [
         "sink_reading",
         "tracing",
     ],
+    ["roles"],
     ["evaluation", "interventions", "steering"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

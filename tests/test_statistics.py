@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from interp.statistics import jaccard, jensen_shannon, open_probability, pass_at_k
+from interp.statistics import jaccard, jensen_shannon, open_probability, pass_at_k, wilson
 
 
 def test_pass_at_k():
@@ -52,3 +52,9 @@ def test_hard_concrete_gate():
     for given in ({"temperature": 0.0}, {"ends": (0.1, 1.1)}):
         with pytest.raises(ValueError, match="stretched to both sides of 0"):
             open_probability(torch.tensor(0.0), **given)
+
+
+def test_wilsons_interval():
+    assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson(10, 10)[1] == 1

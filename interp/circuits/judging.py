@@ -17,6 +17,7 @@ from interp.circuits.building import greedy, pruned, top
 from interp.circuits.curves import SIZES, Areas, areas
 from interp.circuits.graph import Part
 from interp.circuits.record import Circuit, part_of
+from interp.statistics import standard_error
 
 
 class Runs(Protocol):
@@ -36,6 +37,7 @@ class Faithfulness:
     whole: float
     empty: float
     each: float  # the mean of each record's own share, which one small denominator can rule
+    error: float = math.nan  # the standard error of `share` over records
 
     @property
     def share(self) -> float:
@@ -55,8 +57,11 @@ def faithfulness(runs: Runs, circuit: Circuit | Iterable[Any]) -> Faithfulness:
             "replacing every part does not change the metric, so that no share of it can be told; check "
             "that the counterfactual changes the answer, or replace MLPs as well (mlps='parts')."
         )
-    each = ((own - empty) / (whole - empty)).mean()
-    return Faithfulness(float(own.mean()), float(whole.mean()), float(empty.mean()), float(each))
+    way, got = whole - empty, own - empty
+    rest = got - got.mean() / way.mean() * way
+    error = standard_error(rest) / way.mean().abs()
+    return Faithfulness(float(own.mean()), float(whole.mean()), float(empty.mean()),
+                        float((got / way).mean()), float(error))  # fmt: skip
 
 
 @dataclass(frozen=True)

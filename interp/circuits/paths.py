@@ -29,6 +29,7 @@ from interp.readouts import Readout
 from interp.registry import unknown
 from interp.replay import Change, Replay
 from interp.sites import At, Hook
+from interp.statistics import standard_error
 from interp.structure import Stack
 
 if TYPE_CHECKING:
@@ -55,6 +56,26 @@ class PathEffects:
     def share(self) -> Tensor:
         """Of the way from the clean to the corrupted mean, [sender]: 0 nothing, 1 all of it."""
         return self.raw.mean(1) / (self.corrupted - self.clean).mean()
+
+    @property
+    def share_error(self) -> Tensor:
+        """The standard error of a share, a ratio of means, [sender]; not a number for one row."""
+        way = self.corrupted - self.clean
+        rest = self.raw - self.share[:, None] * way
+        return standard_error(rest.T) / way.mean().abs()
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Sequence[int], "PathEffects"]]) -> "PathEffects":
+        """Batches, each with its rows' numbers in the task, as one in the task's order."""
+        order = torch.tensor([number for numbers, _ in parts for number in numbers]).argsort()
+        each = [found for _, found in parts]
+        clean, corrupted = (
+            torch.cat([getattr(one, name) for one in each])[order]
+            for name in ("clean", "corrupted")
+        )
+        return cls(
+            each[0].senders, clean, corrupted, torch.cat([one.patched for one in each], 1)[:, order]
+        )
 
 
 def path_effects(

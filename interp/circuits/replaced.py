@@ -101,7 +101,7 @@ class Instead:
     ) -> "_Stock":
         """What the reference's rows hold, by group."""
         own = isinstance(self.reference, str)
-        reference = _reference(task, self.reference)
+        reference = reference_of(task, self.reference)
         stock = _Stock(self.take == "mean", own)
         for one in batches(model, reference, who, batch):
             values = written(model, one.prompt, stack)
@@ -186,7 +186,8 @@ def read(metric: Any, logits: Tensor, prompt: Prompt) -> Tensor:
     return values.float()
 
 
-def _reference(task: Task, given: str | Task) -> Task:
+def reference_of(task: Task, given: str | Task) -> Task:
+    """The prompts that means are taken over: the task's own, its counterfactuals, or another task's."""
     if isinstance(given, Task):
         return given
     if given == "prompt":

@@ -16,6 +16,7 @@ from interp.circuits.record import Circuit
 from interp.circuits.replaced import read
 from interp.pairs import pairs
 from interp.registry import unknown
+from interp.statistics import standard_error
 from interp.task import Task
 
 if TYPE_CHECKING:
@@ -42,8 +43,17 @@ class NodeEffects:
 
         Of noising that is damage, of denoising it is what is restored.
         """
-        moved = (self.patched - self.start).mean(1) / (self.goal - self.start).mean()
-        return dict(zip(self.nodes, moved.tolist(), strict=True))
+        return dict(zip(self.nodes, self._shares().tolist(), strict=True))
+
+    @property
+    def share_error(self) -> Tensor:
+        """The standard error of each share, a ratio of means, [node]; not a number for one record."""
+        way = self.goal - self.start
+        rest = (self.patched - self.start) - self._shares()[:, None] * way
+        return standard_error(rest.T) / way.mean().abs()
+
+    def _shares(self) -> Tensor:
+        return (self.patched - self.start).mean(1) / (self.goal - self.start).mean()
 
 
 def node_effects(

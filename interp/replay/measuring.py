@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interp.progress import bar
 from interp.readouts import Readout
 from interp.replay.changes import Change
 from interp.replay.plan import chunks
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 CELLS = 8  # in a chunk of whole forwards
 HEAD_ROWS = 256  # states unembedded at a time
-SHOWN_AFTER = 2.0  # seconds until a progress bar appears
 
 
 def measured(
@@ -39,7 +39,7 @@ def measured(
         rule = {**(made or {}), "path": replay.path, "budget": budget, "metric": _name(metric)}
         rule |= {"plain": digest([plain]), "changes": digest(of_cells(cells))}
         saved = Saved(save, rule, len(work))
-    with _bar(sum(size for _, size, _ in work), progress) as bar:
+    with bar(sum(size for _, size, _ in work), "sweep", progress, parts=True) as shown:
         for number, (places, size, run) in enumerate(work):
             values = saved.read(number) if saved is not None else None
             if values is None:
@@ -47,7 +47,7 @@ def measured(
                 if saved is not None:
                     saved.write(number, values)
             found[places[1], places[0]] = values.to(found)
-            bar.update(size)
+            shown.update(size)
     check_numbers(found, cells, plain)
     return found
 
@@ -190,12 +190,3 @@ def _name(metric: Any) -> str:
     if isinstance(metric, Readout):
         return digest([type(metric).__name__, *vars(metric).values()])
     return digest(of_function(metric))
-
-
-def _bar(total: float, progress: bool | None) -> Any:
-    """Shown where someone looks (a terminal, a notebook) and it takes longer than a moment."""
-    from tqdm.auto import tqdm
-
-    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} to go"
-    return tqdm(total=max(total, 1e-9), desc="sweep", delay=SHOWN_AFTER, bar_format=form, leave=False,
-                disable=None if progress is None else not progress)  # fmt: skip

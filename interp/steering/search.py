@@ -17,13 +17,14 @@ import torch
 
 from interp.asking import choose_layers, choose_stack
 from interp.batches import as_task
+from interp.progress import bar
 from interp.prompt import Prompt
 from interp.registry import unknown
 from interp.sink_dims import find_sink_dims
 from interp.sites import QUERY_HEAD_SITES, whole_number
 from interp.steering.found import Found
 from interp.steering.needs import writing_stack
-from interp.steering.stages import MEASURES, Ranked, bar, coarse_to_fine, one_by_one, told, tried
+from interp.steering.stages import MEASURES, Ranked, coarse_to_fine, one_by_one, told, tried
 from interp.steering.trials import Score, Trials, check_headed
 from interp.task import Task
 
@@ -72,7 +73,7 @@ def find_heads(
         found, stages = coarse_to_fine(trials[0], on, candidates, by, progress)
         return Found.on(model, "heads", found, **how, **stages)
     single = one_by_one(candidates)
-    with bar(len(tasks) * len(single), progress) as shown:
+    with bar(len(tasks) * len(single), "heads", progress) as shown:
         plain = [each.under(None) for each in trials]
         tables = [tried(each, single, by, shown) for each in trials]
     how |= {"top": top, "baseline": [asdict(one) for one in plain]}

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from interp.progress import bar
 from interp.steering.trials import Heads, Score, Trials
 
 MEASURES = ("accuracy", "probability")
 KEPT = 6  # layers that coarse to fine looks into
 FEWEST = 3  # best layers that a set of heads is taken from
 BY_LAYER, TOGETHER = (4, 6, 8), (16, 24, 32, 64)  # heads of a set, from each layer or from all
-SHOWN_AFTER = 2.0  # seconds until a progress bar appears
 
 Ranked = list[tuple[Heads, Score]]
 Candidates = Mapping[int, Sequence[int]]  # heads by layer
@@ -41,7 +41,7 @@ def coarse_to_fine(
     """Layers, heads of the best layers, sets of the best heads: the best set, and every stage's scores."""
     whole = [tuple((layer, head) for head in heads) for layer, heads in candidates.items()]
     most = len(whole) + KEPT * max(map(len, whole)) + 4 * (len(BY_LAYER) + len(TOGETHER))
-    with bar(most, progress) as shown:
+    with bar(most, "heads", progress) as shown:
         plain, on_dev = trials.under(None), dev.under(None)
         layers = tried(trials, whole, by, shown)
         best = [heads[0][0] for heads, _ in layers[:KEPT]]
@@ -74,12 +74,3 @@ def sets_of(layers: Sequence[int], heads: Sequence[tuple[int, int]]) -> Iterator
             if one not in seen:
                 seen.add(one)
                 yield one
-
-
-def bar(total: int, progress: bool | None) -> Any:
-    """Shown where someone looks (a terminal, a notebook) and it takes longer than a moment."""
-    from tqdm.auto import tqdm
-
-    form = "{desc} {n_fmt}/{total_fmt}|{bar}| {elapsed} gone, {remaining} to go"
-    return tqdm(total=total, desc="heads", delay=SHOWN_AFTER, bar_format=form, leave=False,
-                disable=None if progress is None else not progress)  # fmt: skip
