@@ -6,7 +6,7 @@ folder given by --runs, and a page is put together from those that are there.
 
 import argparse
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from analyses import ANALYSES
 from interp import Result, Task
 
 PAGE = Path(__file__).parent / "analyses.md"
+SERIES = ("demo-lm-before-induction", "demo-lm-after-induction")
 HEAD = """# Analyses
 
 What each analysis asks, and what it found on the models that come along. Made by `python -m docs.analyses`:
@@ -151,6 +152,66 @@ def _peaks(*axes: str) -> Callable[[Result], Any]:
     return shown
 
 
+def _circuit(result: Result) -> Any:
+    """The heads of the circuit, largest first."""
+    columns = [
+        "layer",
+        "head",
+        "score",
+        "score_low",
+        "score_high",
+        "stage",
+        "role",
+        "looks",
+        "looks_share",
+    ]
+    own = result.table[result.table["in_circuit"]].sort_values("rank")
+    return own[[name for name in columns if name in own]]
+
+
+def _reuse() -> Result:
+    return ANALYSES["circuit_reuse"](interp.load("demo-lm"))
+
+
+def _shared(result: Result) -> Any:
+    """Circuits as they were found, and the first pair at all sizes."""
+    table = result.table
+    first = (table["first"] == table["first"].iloc[0]) & (
+        table["second"] == table["second"].iloc[0]
+    )
+    columns = ["first", "second", "size", "first_heads", "second_heads", "shared", "ratio", "jaccard",
+               "expected", "most", "p", "above_chance"]  # fmt: skip
+    return table[first | (table["size"] == "own")][columns]
+
+
+def _conditions(result: Result) -> Any:
+    columns = [
+        "condition",
+        "accuracy",
+        "gain",
+        "gain_low",
+        "gain_high",
+        "options",
+        "metric",
+        "mended",
+        "broken",
+    ]
+    return result.table[[name for name in columns if name in result.table]]
+
+
+def _emergent(last: str, *names: str, before: Sequence[str]) -> Callable[[], Result]:
+    def run() -> Result:
+        tasks = {name: Task.load(name, count=100) for name in names}
+        return ANALYSES["emergent_heads"](interp.load(last), tasks, before=list(before))
+
+    return run
+
+
+def _tests(result: Result) -> Any:
+    columns = ["task", "condition", "heads", "accuracy", "low", "high", "metric", "removed"]
+    return result.tables["tests"][[name for name in columns if name in result.tables["tests"]]]
+
+
 def _agreement(result: Result) -> Any:
     return result.tables["agreement"]
 
@@ -227,6 +288,23 @@ ASKED = (
         _trajectory,
         BACKCOPY,
     ),
+    Asked("circuit", "circuit(demo_lm, ioi)", _of("circuit", "demo-lm", "ioi", count=200), _circuit),
+    Asked("circuit", "circuit(demo_lm, colored_objects)",
+          _of("circuit", "demo-lm", "colored_objects", count=200, apart=True), _circuit),
+    Asked("circuit", 'circuit(demo_lm, colored_objects, method="paths")',
+          _of("circuit", "demo-lm", "colored_objects", {"method": "paths"}, count=200, apart=True), _circuit),
+    Asked("circuit", 'circuit(demo_lm, ioi, method="eap_ig")',
+          _of("circuit", "demo-lm", "ioi", {"method": "eap_ig"}, count=80), _circuit),
+    Asked("circuit_reuse", "circuit_reuse(demo_lm)", _reuse, _shared),
+    Asked("repair", "repair(demo_lm, colored_objects)",
+          _of("repair", "demo-lm", "colored_objects", count=400, shots=4), _conditions),
+    Asked("repair", "repair(demo_lm, open_book)",
+          _of("repair", "demo-lm", "open_book", count=600, kind="where", sentences=12,
+              conflict="statements", last=1.0), _conditions),
+    Asked("emergent_heads", "emergent_heads(demo_lm_after_induction, {induction, sentiment}, before=...)",
+          _emergent("demo-lm-after-induction", "induction", "sentiment", before=SERIES[:1]), _tests),
+    Asked("emergent_heads", "emergent_heads(demo_lm, induction, before=[...])",
+          _emergent("demo-lm", "induction", before=SERIES[:2]), _tests),
 )  # fmt: skip
 
 
