@@ -1,6 +1,7 @@
 """The analysis `circuit_reuse`: overlaps beside chance, on demo-lm and on hand-set models."""
 
 import pytest
+import torch
 from known_models import induction_model
 from scipy.stats import hypergeom
 
@@ -125,6 +126,16 @@ def test_a_saved_result_is_drawn_side_by_side(result, tmp_path):
     ]  # fmt: skip
     with pytest.raises(LookupError, match="two of ioi, colored_objects"):
         again.figure(first="ioi", second="facts")
+
+
+def test_a_model_that_cannot_do_a_task_has_no_circuit_of_it(demo):
+    torch.manual_seed(0)
+    bare = interp.wrap(type(demo.hf)(demo.hf.config).eval(), demo.tokenizer)
+    tasks = [Task.load("ioi", count=32), Task.load("facts", count=32)]
+    found = reuse(bare, tasks, draws=1, roles=False, sizes=[0.1])
+    assert any("On ioi the whole model is not told apart" in note for note in found.notes)
+    able = reuse(demo, tasks, draws=1, roles=False, sizes=[0.1])
+    assert not any("is not told apart" in note for note in able.notes)
 
 
 def test_the_command_prints_the_table_and_draws(tmp_path, capsys):

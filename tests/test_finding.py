@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from known_models import induction_model, lookup_model, redundant_model
+from known_models import FIRST, SECOND, induction_model, lookup_model, redundant_model
 
 import interp
 from interp import Task
@@ -56,10 +56,12 @@ def test_the_estimate_ranks_them_first(known):
     assert sum(found.scores[one] for one in first) > 0.99
 
 
-def test_heads_that_stand_in_for_each_other_hide_from_knock_outs():
+def test_of_heads_that_stand_in_for_each_other_one_is_enough_and_that_is_said():
     known = redundant_model()
     found = Search("sweep", instead=PATCH).find(known.model, known.task)
-    assert not len(found.circuit) and "told from chance" in found.notes[0]
+    assert len(found.circuit) == 1 and heads_of(found.circuit) <= {FIRST, SECOND}
+    assert "stand in for each other" in found.notes[0]
+    assert faithfulness(NodeRuns(known.model, known.task, PATCH), found.circuit).share > 0.99
 
 
 def test_a_knock_out_is_the_run_without_the_head(runs):

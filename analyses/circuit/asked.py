@@ -16,7 +16,7 @@ from interp.circuits.replaced import TAKES
 from interp.pairs import METRICS
 from interp.registry import unknown
 from interp.roles import ioi_classes, roles
-from interp.statistics import NORMAL
+from interp.statistics import NORMAL, standard_error
 from interp.task import Task
 
 if TYPE_CHECKING:
@@ -103,6 +103,12 @@ class Asked:
     def judged(self) -> Judged:
         return judged(self.runs, self.kept, self.settings.draws, self.settings.seed)
 
+    @property
+    def does_it(self) -> bool:
+        """Whether the heads are told to do anything for the task at all."""
+        way = self.runs.values(self.runs.parts) - self.runs.values(())
+        return float(way.mean().abs()) > NORMAL * float(standard_error(way))
+
     @functools.cached_property
     def roles(self) -> "pandas.DataFrame | None":
         """A row for each head of the circuit; None where the task or model does not tell, with a note."""
@@ -139,7 +145,9 @@ class Asked:
             return {}
         found: dict[str, list[Node]] = {}
         for row in self.roles.to_dict("records"):
-            found.setdefault(row["role"], []).append(Node("head", row["layer"], row["head"]))
+            found.setdefault(row["role"] or "no role", []).append(
+                Node("head", row["layer"], row["head"])
+            )
         return found
 
     def faithfulness(self) -> "pandas.DataFrame":

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 FEW = 30  # records below which intervals of means come out too narrow
 FAR = 0.1  # of what the model does: a gap of completeness worth naming
+NOTHING_DONE = (
+    "On {task} the whole model is not told apart from the model with no head: there is nothing that a "
+    "circuit could be faithful to."
+)
 MINIMAL = 0.01  # the least change that makes a head needed (Wang et al. 2022)
 
 
@@ -61,6 +65,8 @@ def _judged(asked: "Asked", table: Any) -> list[str]:
             f"Under other ways of replacing the rest it does {least:.2f} to {most:.2f}: a share of "
             "faithfulness holds for the way it was measured."
         )
+    if not asked.does_it:
+        said.append(NOTHING_DONE.format(task=asked.finding.name))
     if len(asked.judging) < FEW:
         said.append(f"{len(asked.judging)} records are few: intervals come out too narrow.")
     return said

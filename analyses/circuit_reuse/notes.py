@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
+from analyses.circuit.notes import NOTHING_DONE
 from analyses.circuit_reuse.tables import OWN
 from interp.circuits.finding import EXACT
 
@@ -43,7 +44,9 @@ def _circuits(asked: "dict[str, Asked]", table: Any) -> list[str]:
             f"task ({row['low']:.2f} to {row['high']:.2f}) with every other head replaced; random ones "
             f"{row['random']:.2f}."
         )
-        if row["share"] < FAITHFUL:
+        if not own.does_it:
+            said.append(NOTHING_DONE.format(task=row["task"]))
+        elif row["share"] < FAITHFUL:
             said.append(
                 f"The circuit of {row['task']} does not do its task by itself: what it shares with others "
                 "is no answer to what the tasks share."
@@ -89,7 +92,7 @@ def _members(row: Row, members: pandas.DataFrame) -> list[str]:
 
 
 def _roles(row: Row, columns: tuple[str, ...]) -> str:
-    found = [row[name] or "no role" for name in columns]
+    found = [row[name] for name in columns]
     return f"({found[0]})" if len(set(found)) == 1 else f"({' / '.join(found)})"
 
 

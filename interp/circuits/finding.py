@@ -81,9 +81,9 @@ class Search:
 
     `size`: how many heads (a count, or a share of all); of "paths", the share at each stage; of
     "eap_ig", the share of edges. None: 2 % a stage (paths), 5 % of the edges (eap_ig); of "sweep", the
-    fewest of the heads whose interval holds no 0, largest first, that are `faithful` on the records that
-    they were found on, less those without which the rest still is: dropped one at a time, the one that
-    costs least first.
+    fewest heads (those whose interval holds no 0 first, the largest first) that are `faithful` on the
+    records that they were found on, less those without which the rest still is: dropped one at a time,
+    the one that costs least first.
     """
 
     method: str = "sweep"
@@ -127,20 +127,35 @@ def _by_sweep(search: Search, model: "Model", task: Task) -> FoundCircuit:
     effects = knocked_out(runs, progress=search.progress)
     scores = effects.share
     errors = dict(zip(effects.nodes, effects.share_error.tolist(), strict=True))
-    order, notes = ranked(scores), ()
-    if search.size is None:
-        order = [one for one in order if abs(scores[one]) > max(LEAST, NORMAL * errors[one])]
-        count, reached = fewest(runs, order, search.faithful)
-        kept = needed(runs, order[:count], search.faithful)
-        notes = () if reached >= search.faithful else (
-            f"No number of the {len(order)} heads whose effects are told from chance reaches "
-            f"{search.faithful:.2f} of {task.name} on the records that they were found on; the {count} "
-            f"that do best give {reached:.2f}.",
-        )  # fmt: skip
+    order = ranked(scores)
+    if search.size is not None:
+        kept, notes = frozenset(order[: _count(search.size, len(scores))]), ()
     else:
-        kept = frozenset(order[: _count(search.size, len(scores))])
+        sure = [one for one in order if abs(scores[one]) > max(LEAST, NORMAL * errors[one])]
+        kept, notes = _enough(search, runs, sure, [one for one in order if one not in sure])
     circuit = search.circuit(runs.graph, kept, task, count=len(kept))
     return FoundCircuit("sweep", circuit, scores, errors, notes=notes)
+
+
+def _enough(
+    search: Search, runs: NodeRuns, sure: list[Node], rest: list[Node]
+) -> tuple[frozenset[Node], tuple[str, ...]]:
+    """The heads that the sweep takes: of those whose effect is told from chance, then of the others."""
+    order = [*sure, *rest]
+    count, reached = fewest(runs, order, search.faithful)
+    kept = needed(runs, order[:count], search.faithful)
+    notes = []
+    if reached < search.faithful:
+        notes.append(
+            f"No number of heads reaches {search.faithful:.2f} on the records that they were found on; the "
+            f"{count} that do best give {reached:.2f}."
+        )
+    if unsure := sorted(kept - frozenset(sure)):
+        notes.append(
+            f"Knocked out alone, {', '.join(map(str, unsure))} cannot be told from chance: the others do not "
+            "do the task without them, or they stand in for each other."
+        )
+    return kept, tuple(notes)
 
 
 def fewest(runs: NodeRuns, ranked: Sequence[Node], faithful: float) -> tuple[int, float]:
