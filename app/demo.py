@@ -133,6 +133,9 @@ def _analyses() -> tuple[list[Any], str]:
         ANALYSES["head_importance"](language, task("ioi", count=16)),
         ANALYSES["flow"](vision, task("colour", count=10), methods=["rollout", "chefer", "lrp"]),
     ]
+    two = [task("ioi", count=100), task("colored_objects", count=100, apart=True)]
+    reuse = ANALYSES["circuit_reuse"](language, two, roles=False, draws=3, progress=False)
+    results.insert(-1, reuse)
     parts: list[Any] = ["<h2>What the analyses say</h2>"]
     for result in results:
         notes = "".join(f"<li>{_escaped(note)}</li>" for note in result.notes)
@@ -140,7 +143,8 @@ def _analyses() -> tuple[list[Any], str]:
     kinds = results[0].table["type"].value_counts()
     said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     judged = next(note for note in results[-1].notes if note.startswith("Deletion"))
-    return parts, f"heads: {said}\nsinks: {results[1].notes[0]}\nflow: {judged}"
+    shared = next(note for note in reuse.notes if "smaller circuit" in note)
+    return parts, f"heads: {said}\nsinks: {results[1].notes[0]}\ncircuits: {shared}\nflow: {judged}"
 
 
 def _escaped(text: str) -> str:

@@ -46,7 +46,7 @@ def test_demo_writes_a_report(tmp_path):
     said = report(tmp_path / "deep" / "report.html")
     page = (tmp_path / "deep" / "report.html").read_text(encoding="utf-8")
     assert "40 of 40 sites can be read, 40 changed" in said
-    assert "sinks: facts, text stack: " in said and "flow: " in said
+    assert "sinks: facts, text stack: " in said and "flow: " in said and "circuits: ioi and" in said
     assert "patched runs, exact; the metric goes from -" in said
-    assert page.count("plotly-graph-div") == 10 and "which is right" in page
+    assert page.count("plotly-graph-div") == 11 and "which is right" in page
     assert "cdn" not in page[:2000] and "<script src=" not in page

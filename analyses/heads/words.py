@@ -11,7 +11,7 @@ from analyses.heads.asked import Asked, Means
 from interp.making import begins
 from interp.metrics import METRICS, Block, Extent, Metric
 from interp.prompt import Prompt
-from interp.tokens import vocabulary
+from interp.roles.random_words import plain
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -100,18 +100,6 @@ def _repeated(asked: Asked, prompt: Prompt, size: int) -> float:
     with torch.no_grad():
         said = asked.model.logits(prompt)[:, -size:-1].argmax(-1)
     return float((said == prompt.ids[:, 1 - size :]).float().mean())
-
-
-def plain(model: "Model") -> list[int]:
-    """Ids that stand for words, and for nothing else."""
-    size, special = vocabulary(model), set()
-    if model.tokenizer is not None:
-        size, special = min(size, len(model.tokenizer)), set(model.tokenizer.all_special_ids)
-    for config in (model.config, model.config.get_text_config()):
-        for name, value in vars(config).items():
-            if name.endswith(("_token_id", "_token_index")):
-                special |= set(value if isinstance(value, list) else [value])
-    return [token for token in range(size) if token not in special]
 
 
 def _run(ids: list[int], size: int, chance: torch.Generator) -> list[int]:

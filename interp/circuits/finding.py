@@ -150,6 +150,12 @@ def _enough(
             f"No number of heads reaches {search.faithful:.2f} on the records that they were found on; the "
             f"{count} that do best give {reached:.2f}."
         )
+    if spare := [one for one in order[:count] if one in sure and one not in kept]:
+        notes.append(
+            f"Left out although knocking them out alone matters, since the others reach "
+            f"{search.faithful:.2f} without them: {', '.join(map(str, spare))}. On other records the choice "
+            "may fall otherwise."
+        )
     if unsure := sorted(kept - frozenset(sure)):
         notes.append(
             f"Knocked out alone, {', '.join(map(str, unsure))} cannot be told from chance: the others do not "

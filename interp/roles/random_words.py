@@ -26,7 +26,7 @@ def on_random_words(
     """
     first = begins(model)
     before = [] if first is None else [model.tokenizer.convert_tokens_to_ids(first)]
-    ids = _words(model)
+    ids = plain(model)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     fits = (limit - 4 - len(before)) // 2 if limit and limit > 0 else length
     size = min(length, fits, len(ids))
@@ -51,7 +51,7 @@ def on_random_words(
     return {**found, "own": torch.stack(own).mean((1, 3)).float().cpu()}, note
 
 
-def _words(model: "Model") -> list[int]:
+def plain(model: "Model") -> list[int]:
     """Ids that stand for words, and for nothing else."""
     size, special = vocabulary(model), set()
     if model.tokenizer is not None:
