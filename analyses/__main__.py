@@ -24,7 +24,7 @@ from interp import plots
 from interp.registry import unknown
 from interp.result import Result
 
-ROWS = 40  # of a table that are printed
+ROWS, COLUMNS = 40, 14  # of a table that are printed
 
 
 def value_of(text: str) -> Any:
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     given, rest = parser.parse_known_args(arguments)
     try:
         result = asked(given.analysis, given, settings_of(rest))
-    except (ValueError, LookupError, TypeError, OSError) as problem:
+    except (ValueError, LookupError, TypeError, OSError, RuntimeError) as problem:
         sys.stderr.write(f"{given.analysis}: {problem}\n")
         return 2
     folder = result.save(Path(given.out or f"runs/{given.analysis}"))
@@ -109,9 +109,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def shown(result: Result) -> str:
     """The first rows of the table, as wide as they are."""
-    table = result.table
+    table = result.table.dropna(axis="columns", how="all")
+    names = list(table)[:COLUMNS]
+    wider = f"\n... {len(list(table)) - COLUMNS} more columns" if len(list(table)) > COLUMNS else ""
+    table = table[names]
     more = f"\n... {len(table) - ROWS} more rows" if len(table) > ROWS else ""
-    return table.head(ROWS).to_string(index=False, float_format=lambda value: f"{value:.3g}") + more
+    return table.head(ROWS).to_string(index=False, float_format="%.3g") + more + wider
 
 
 def drawn(result: Result, folder: Path) -> str:

@@ -1,6 +1,6 @@
 """What an analysis runs on, in batches of one length: no padding, so that nothing has to be masked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ def as_task(given: Any, who: str) -> Task:
         return given
     if isinstance(given, Record):
         return Task("one record", (given,))
+    several = list(given.values()) if isinstance(given, Mapping) else given
+    if isinstance(several, (list, tuple)) and any(isinstance(one, Task) for one in several):
+        raise TypeError(f"{who} takes one task, and was given {len(several)} in a list or dict.")
     texts = [given] if isinstance(given, str) else given
     if isinstance(texts, (list, tuple)) and texts and all(isinstance(text, str) for text in texts):
         return Task("texts", tuple(Record(text) for text in texts))
@@ -43,6 +46,17 @@ def as_task(given: Any, who: str) -> Task:
         f"{who} takes a Task (interp.Task.load(name or file)), a text, a list of texts or a Prompt "
         f"(model.encode(ids), for token ids), not {kind}."
     )
+
+
+def check_no_name(given: Any, who: str) -> None:
+    """Refuse a text where records with answers or counterfactuals are needed."""
+    if isinstance(given, str) or given is None:
+        asked = "no task" if given is None else f"the text {given!r}"
+        name = given if isinstance(given, str) and given.isidentifier() else "ioi"
+        raise TypeError(
+            f"{who} was given {asked}, and needs records with answers: interp.Task.load({name!r}); on the "
+            f"command line, --task {name}."
+        )
 
 
 def answered(record: Record) -> Record:

@@ -33,12 +33,7 @@ def making(
         found |= {"weights": weights_digest(model.hf), "dtype": str(model.hf.dtype)}
         found |= {"device": str(model.device), "begins": begins(model)}
     if task is not None:
-        found |= {
-            "task": named(task),
-            "task digest": digest(task),
-            "task made": json_value(_made(task)),
-        }
-        found |= {"records": _count(task)}
+        found |= of_task(task)
     found["settings"] = json_value(settings)
     found["using"] = [name for session in LIVE.get() for name in session.named()]
     found["versions"] = {package: version(package) for package in PACKAGES} | {
@@ -46,6 +41,16 @@ def making(
     }
     found |= {"seconds": round(seconds, 3), "at": datetime.now(UTC).isoformat(timespec="seconds")}
     return found
+
+
+def of_task(task: Any) -> dict[str, Any]:
+    """What a manifest says of a task, or of several by name."""
+    return {
+        "task": named(task),
+        "task digest": digest(task),
+        "task made": json_value(_made(task)),
+        "records": _count(task),
+    }
 
 
 def begins(model: "Model") -> str | None:

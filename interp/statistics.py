@@ -27,6 +27,16 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def paired_shares(more: int, less: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a change of a share: of `count` pairs, `more` became true and `less` false.
+
+    Agresti and Min 2005: half a pair is added to each side, so that no change has a width, too.
+    """
+    change, both = (more - less) / (count + 2), (more + less + 1) / (count + 2)
+    half = NORMAL * (max(0.0, both - change**2) / (count + 2)) ** 0.5
+    return max(-1.0, change - half), min(1.0, change + half)
+
+
 def pass_at_k(count: int, right: int, k: int) -> float:
     """The chance that one of k answers is right, when `right` of `count` drawn ones were; unbiased."""
     if not 0 <= right <= count or not 1 <= k <= count:

@@ -1,11 +1,15 @@
 """`python -m analyses NAME`, and interventions written as a line of text."""
 
+from pathlib import Path
+
 import pytest
 
 import interp
 from analyses.__main__ import main, settings_of
 from interp.interventions import PAI
 from interp.steering.written import written
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 def test_a_line_names_an_intervention():
@@ -46,9 +50,31 @@ def test_a_result_is_saved_and_said(tmp_path, capsys):
     assert made["records"] == 4 and made["settings"]["ablate"] == "none"
 
 
+def test_the_commands_of_the_readme_run(tmp_path, capsys):
+    """Those about circuits, with fewer records; circuit_reuse has a test of its own."""
+    lines = [
+        line.split()
+        for line in README.read_text().splitlines()
+        if line.startswith("python -m analyses ")
+    ]
+    some = [words[3:] for words in lines if words[3] in ("repair", "emergent_heads")]
+    assert len(some) == 2
+    for words in some:
+        if "--count" in words:
+            del words[words.index("--count") : words.index("--count") + 2]
+        assert (
+            main([*words, "--count", "24", "--draws", "2", "--out", str(tmp_path / words[0])]) == 0
+        )
+        assert interp.Result.load(tmp_path / words[0]).made["records"] == 24
+    assert "Of 12 records" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
+        (["circuit", "--model", "demo-lm", "--task", "ioi", "facts", "--count", "9"], "one task"),
+        (["circuit", "--model", "demo-lm"], "--task ioi"),
+        (["emergent_heads", "--model", "demo-lm", "--task", "ioi", "--count", "9"], "before="),
         (["sink"], "Did you mean 'sinks'"),
         (["sinks", "--model", "demo-lm", "--task", "factz"], "facts"),
         (["sinks", "--model", "demo-lm", "--task", "facts", "--epsilon", "7"], "epsilon"),

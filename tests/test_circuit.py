@@ -148,11 +148,39 @@ def test_a_saved_result_is_drawn(result, tmp_path):
         ({"held_out": 0}, "held_out=0"),
         ({"draws": 0}, "draws=0"),
         ({"size": 99}, "the model has 32 heads"),
+        ({"size": "9"}, "a whole number"),
+        ({"draws": 2.5}, "a whole number, 1 or more"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"instead": "patch", "reference": "prompt"}, "'mean' or 'resample'"),
+        ({"groups": "orders"}, "Did you mean 'order'"),
     ],
 )
 def test_what_cannot_be_done_is_refused(demo, ioi, settings, message):
     with pytest.raises((ValueError, LookupError), match=message):
         circuit(demo, ioi[:10], **settings)
+
+
+def test_what_is_no_task_is_refused(demo, ioi):
+    for given, message in (
+        ("ioi", "Task.load\\('ioi'\\)"), (None, "no task"), ([ioi, ioi], "one task, and was given 2"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=message):
+            circuit(demo, given)
+
+
+def test_means_over_few_rows_are_told(demo, ioi, result):
+    few = circuit(demo, ioi[:16], size=4, draws=1, roles=False)
+    assert any("over one row, which is no mean" in note for note in few.notes)
+    assert not any("over one row" in note for note in result.notes)
+
+
+def test_another_tasks_prompts_are_a_reference(demo, ioi):
+    other = Task.load("ioi", count=60, split="validation")
+    found = circuit(demo, ioi[:24], reference=other, size=4, draws=1, roles=False)
+    assert found.tables["faithfulness"]["reference"].iloc[0] == "ioi"
+    facts = Task.load("facts", count=200)
+    with pytest.raises(ValueError, match="no row of the reference is of the length"):
+        circuit(demo, Task.load("colored_objects", count=8), reference=facts, size=4, draws=1)
 
 
 def test_a_task_without_counterfactuals_is_refused(demo):

@@ -151,7 +151,10 @@ def test_sizes_are_counts_or_shares(demo, ioi):
     [
         ({"method": "sweeps"}, "Did you mean 'sweep'"),
         ({"faithful": 0}, "faithful=0"),
+        ({"faithful": 1.2}, "up to 1"),
         ({"size": -1}, "size=-1"),
+        ({"size": 2.5}, "a whole number"),
+        ({"size": "5"}, "a whole number"),
     ],
 )
 def test_a_search_is_checked(settings, message):

@@ -16,7 +16,7 @@ def test_tables_are_current():
 def test_every_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # one of them saves a result
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(snippets) == 11
+    assert len(snippets) == 12
     # The image's snippet comes second, and leaves its own prompt behind.
     snippets[1], snippets[0] = snippets[0], snippets[1]
     names = {"interp": interp}

@@ -58,7 +58,7 @@ def planted():
 
 @pytest.fixture(scope="module")
 def found(planted):
-    return repair(planted.model, planted.task, count=2, draws=25, batch=5)
+    return repair(planted.model, planted.task, size=2, draws=25, batch=5)
 
 
 def words(numbers):
@@ -177,8 +177,8 @@ def test_nothing_is_changed_by_scale_0_and_harm_by_right_answers(planted):
 
 def test_heads_are_not_chosen_on_what_is_reported(planted):
     first, second = planted.task[:8], planted.task[8:]
-    result = repair(planted.model, second, choose_on=first, count=1, draws=0)
-    halves = repair(planted.model, planted.task, count=1, draws=0)
+    result = repair(planted.model, second, choose_on=first, size=1, draws=0)
+    halves = repair(planted.model, planted.task, size=1, draws=0)
     assert result.table.equals(halves.table)
     with pytest.raises(ValueError, match="share 8 prompts"):
         repair(planted.model, second, choose_on=planted.task)
@@ -317,9 +317,9 @@ def test_draws_differ_and_end():
         ({"heads": ["mlp 1"]}, ValueError, "which is no head"),
         ({"heads": []}, ValueError, "names none"),
         ({"heads": [(1, 0), "1.0"]}, ValueError, "twice"),
-        ({"heads": ["1.0"], "count": 2}, ValueError, "leave those out"),
-        ({"count": 21}, ValueError, "there are 20 heads"),
-        ({"count": 0}, ValueError, "1 or more"),
+        ({"heads": ["1.0"], "size": 2}, ValueError, "leave those out"),
+        ({"size": 21}, ValueError, "there are 20 heads"),
+        ({"size": 0}, ValueError, "1 or more"),
         ({"places": "wrongs"}, LookupError, "Did you mean 'wrong'"),
         ({"places": ["fillers"]}, LookupError, "Did you mean 'filler'"),
         ({"places": ["filler"], "avoid": ["filler"]}, ValueError, "avoid= takes them all"),

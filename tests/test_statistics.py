@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from interp.statistics import jaccard, jensen_shannon, open_probability, pass_at_k, wilson
+from interp.statistics import (
+    jaccard,
+    jensen_shannon,
+    open_probability,
+    paired_shares,
+    pass_at_k,
+    wilson,
+)
 
 
 def test_pass_at_k():
@@ -58,3 +65,13 @@ def test_wilsons_interval():
     assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
     assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
     assert wilson(10, 10)[1] == 1
+
+
+def test_the_interval_of_a_paired_change():
+    """34 mended and 10 broken of 300, worked by hand; no change at all has a width."""
+    low, high = paired_shares(34, 10, 300)
+    middle = 24 / 302
+    half = 1.96 * math.sqrt((45 / 302 - middle**2) / 302)
+    assert (low, high) == pytest.approx((middle - half, middle + half))
+    assert paired_shares(0, 0, 12) == pytest.approx((-1.96 / 14, 1.96 / 14))
+    assert paired_shares(5, 0, 5)[1] == 1

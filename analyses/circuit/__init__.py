@@ -40,10 +40,12 @@ def circuit(
     """A row for each head: what it is worth to the task, whether it is in the circuit, and its role.
 
     The circuit is found on the first records, and judged on the last (`held_out`, a share): no number of
-    the judging was seen by the search. `method`: "sweep" knocks out each head alone (exact) and takes
-    the fewest of the ranked heads that do the share `faithful`; "paths" patches paths in stages
-    (exact), 2 % of the heads at each; "eap_ig" (an estimate) builds it of 5 % of the edges, from the
-    logits back. `size` sets how many: a count or share of heads, of heads at each stage, of edges.
+    the judging was seen by the search. `method`: "sweep" knocks out each head alone (exact), takes
+    them, largest first, until they do the share `faithful`, and drops those that the rest does without (so
+    that the circuit need not be the first of the ranking); "paths" patches paths in stages (exact), 2 %
+    of the heads at each; "eap_ig" (an estimate) builds it of 5 % of the edges, from the logits back. These
+    two go by counterfactuals, whatever is `instead`. `size` sets how many, a share below 1 or a whole
+    number: of heads, of heads at each stage, of edges.
 
     Heads outside are replaced: `instead` "mean" or "resample" (over the `reference`: "counterfactual",
     "prompt" or a task; by position, and by the note `groups` where records have it), "patch" (each

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
-from interp.batches import as_task
+from interp.batches import as_task, check_no_name
 from interp.circuits.finding import FoundCircuit, Search
 from interp.circuits.graph import Node
 from interp.circuits.held_out import Judged, judged, parts, stands_in
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 OTHERS = (("mean", "counterfactual"), ("mean", "prompt"), ("patch", "counterfactual"),
           ("resample", "counterfactual"), ("zero", "counterfactual"))  # fmt: skip
 
+OWN = {"zero": "0", "patch": "each record's own counterfactual"}  # they ask no reference
 TOLD = 60  # records at most that roles are told on
 IOI = {"IO", "S1", "S2"}  # spans that the published classes are told by
 
@@ -55,10 +56,15 @@ class Settings:
         ):
             if given not in known:
                 raise LookupError(unknown(noun, given, list(known)))
-        for name, value, least in (("batch", self.batch, 1), ("draws", self.draws, 1),
+        if self.instead in OWN and self.reference != "counterfactual":
+            raise ValueError(
+                f"reference= goes with instead='mean' or 'resample': {self.instead!r} puts "
+                f"{OWN[self.instead]} in a head's place."
+            )
+        for name, value, least in (("batch", self.batch, 1), ("draws", self.draws, 1), ("seed", self.seed, 0),
                                    ("greedy", self.greedy, 0), ("steps", self.steps, 1)):  # fmt: skip
-            if value < least:
-                raise ValueError(f"{name}={value}: give at least {least}.")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r}: a whole number, {least} or more.")
 
     def search(self, task: Task) -> Search:
         stand_in = stands_in(task, self.instead, self.reference, self.groups)
@@ -82,6 +88,7 @@ class Asked:
 
     @classmethod
     def of(cls, model: "Model", task: Any, settings: Settings) -> "Asked":
+        check_no_name(task, "circuit")
         whole = as_task(task, "circuit")
         search = settings.search(whole)
         finding, judging = parts(whole, settings.held_out)
@@ -112,7 +119,7 @@ class Asked:
     @functools.cached_property
     def roles(self) -> "pandas.DataFrame | None":
         """A row for each head of the circuit; None where the task or model does not tell, with a note."""
-        if not self.settings.roles or not self.kept:
+        if not self.settings.roles or not self.kept or not self.does_it:
             return None
         try:
             chosen = [(one.layer, one.head) for one in sorted(self.kept)]
@@ -163,7 +170,10 @@ class Asked:
                                 batch=self.settings.batch, stack=self.settings.stack)  # fmt: skip
                 rows.append(self._row(take, reference, runs, None))
             except ValueError as problem:
-                self.notes.append(f"Judging with {take} of the {reference} was left out: {problem}")
+                # The usual reason of resampling, without the record.
+                alone = "some record has no other of its length and group to be replaced by."
+                why = alone if take == "resample" else problem
+                self.notes.append(f"Judging with {take} of the {reference} was left out: {why}")
         return pandas.DataFrame(rows)
 
     def _row(

@@ -9,18 +9,22 @@ from analyses.circuit.tables import heads_of
 if TYPE_CHECKING:
     from analyses.circuit.asked import Asked
 
+ENOUGH = 5  # rows that a mean stands on
 FEW = 30  # records below which intervals of means come out too narrow
 FAR = 0.1  # of what the model does: a gap of completeness worth naming
 NOTHING_DONE = (
     "On {task} the whole model is not told apart from the model with no head: there is nothing that a "
-    "circuit could be faithful to."
+    "circuit could be faithful to, and the numbers of its circuit say nothing."
 )
 MINIMAL = 0.01  # the least change that makes a head needed (Wang et al. 2022)
 
 
 def notes(asked: "Asked", table: Any, more: dict[str, pandas.DataFrame]) -> list[str]:
+    if not asked.does_it:
+        return [NOTHING_DONE.format(task=asked.finding.name), *asked.found.notes, *asked.notes]
     return [
         *_circuit(asked),
+        *thin_means(asked),
         *_judged(asked, more["faithfulness"]),
         *_areas(more["areas"]),
         *_lacking(more),
@@ -55,7 +59,7 @@ def _judged(asked: "Asked", table: Any) -> list[str]:
         f"On {len(asked.judging)} other records, with every other head replaced ({row['instead']}), the "
         f"circuit does {row['share']:.2f} of what the model does ({row['low']:.2f} to {row['high']:.2f}): "
         f"{asked.settings.metric} {row['circuit']:.2f}, of the whole model {row['model']:.2f}, with no head "
-        f"{row['nothing']:.2f}. Random circuits of {len(asked.kept)} heads: {row['random']:.2f} on average, "
+        f"{row['nothing']:.2f}. Random circuits of its size: {row['random']:.2f} on average, "
         f"{judged.as_good} of {len(judged.random)} do as well."
     ]
     others = table.iloc[1:]
@@ -65,11 +69,23 @@ def _judged(asked: "Asked", table: Any) -> list[str]:
             f"Under other ways of replacing the rest it does {least:.2f} to {most:.2f}: a share of "
             "faithfulness holds for the way it was measured."
         )
-    if not asked.does_it:
-        said.append(NOTHING_DONE.format(task=asked.finding.name))
     if len(asked.judging) < FEW:
         said.append(f"{len(asked.judging)} records are few: intervals come out too narrow.")
     return said
+
+
+def thin_means(asked: "Asked") -> list[str]:
+    """Whether means stand on enough rows."""
+    behind = [count for one in asked.runs.batches for count in one.behind]
+    thin = sum(count < ENOUGH for count in behind)
+    if not thin:
+        return []
+    alone = sum(count == 1 for count in behind)
+    more = f", {alone} of them over one row, which is no mean" if alone else ""
+    return [
+        f"Of {len(behind)} records {thin} have means over fewer than {ENOUGH} rows of their length and "
+        f"group{more}: give more records, or groups=None."
+    ]
 
 
 def _areas(table: Any) -> list[str]:

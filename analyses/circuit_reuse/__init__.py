@@ -19,6 +19,7 @@ from analyses.circuit_reuse.tables import (
     member_table,
     overlap_table,
 )
+from interp.making import of_task
 from interp.progress import bar
 from interp.result import Result
 
@@ -62,7 +63,8 @@ def circuit_reuse(
     `shared` heads of `first_heads` and `second_heads`; `ratio`, of the smaller circuit (the paper's
     25 of 32); `jaccard`; `expected` and `most`, mean and 95 % quantile of what random sets of these
     sizes share; `p`, the chance that they share as many. Chance knows nothing of layers: heads that every
-    task needs (of the first layer, say) are shared by any two circuits, which the controls show.
+    task needs (of the first layer, say) are shared by any two circuits, which the controls show. Notes say
+    so where a circuit does not reach 0.85 of its task.
 
     Tables: `heads` (of each task: score with its 95 % interval, rank, `in_circuit`, role), `members` (of
     each pair: heads in both circuits or in one, with their roles in each), `crossed` (what each
@@ -90,5 +92,5 @@ def circuit_reuse(
     if (classes := ioi_table(asked)) is not None:
         more["ioi_classes"] = classes
     result = Result("circuit_reuse", table, more, notes=notes(asked, table, more))
-    result.made["task"] = ", ".join(tasks)
+    result.made |= of_task(tasks)  # also of those that were not given
     return result

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas
 
-from analyses.circuit.notes import NOTHING_DONE
+from analyses.circuit.notes import NOTHING_DONE, thin_means
 from analyses.circuit_reuse.tables import OWN
 from interp.circuits.finding import EXACT
 
@@ -21,6 +21,12 @@ def notes(asked: "dict[str, Asked]", table: Any, more: dict[str, Any]) -> list[s
     said = _circuits(asked, more["faithfulness"])
     pairs: list[Row] = table[table["size"] == OWN].to_dict("records")
     for number, row in enumerate(pairs):
+        if idle := [name for name in (row["first"], row["second"]) if not asked[name].does_it]:
+            said.append(
+                f"What {row['first']} and {row['second']} share is not told: there is no circuit of "
+                f"{' and '.join(idle)}."
+            )
+            continue
         said.append(_overlap(row))
         if not number:  # the question; of the other pairs the tables tell
             said += [*_members(row, more["members"]), *_crossed(row, more["crossed"])]
@@ -37,6 +43,9 @@ def _circuits(asked: "dict[str, Asked]", table: Any) -> list[str]:
     said = []
     for row in rows:
         own = asked[row["task"]]
+        if not own.does_it:
+            said.append(NOTHING_DONE.format(task=row["task"]))
+            continue
         listed = ", ".join(str(one) for one in own.found.ranked if one in own.kept)
         said.append(
             f"{row['task']}: {row['heads']} of {row['of']} heads ({row['heads'] / row['of']:.0%}): "
@@ -44,13 +53,13 @@ def _circuits(asked: "dict[str, Asked]", table: Any) -> list[str]:
             f"task ({row['low']:.2f} to {row['high']:.2f}) with every other head replaced; random ones "
             f"{row['random']:.2f}."
         )
-        if not own.does_it:
-            said.append(NOTHING_DONE.format(task=row["task"]))
-        elif row["share"] < FAITHFUL:
+        if row["share"] < FAITHFUL:
+            told = "does not reach" if row["high"] < FAITHFUL else "is not told to reach"
             said.append(
-                f"The circuit of {row['task']} does not do its task by itself: what it shares with others "
-                "is no answer to what the tasks share."
+                f"The circuit of {row['task']} {told} {FAITHFUL:.2f} of its task by itself: what it shares "
+                "with others says little of what the tasks share."
             )
+        said += [f"{row['task']}: {note}" for note in thin_means(own)]
     if next(iter(asked.values())).found.method not in EXACT:
         said.append("These circuits rest on estimates; what they do was run.")
     return said

@@ -38,7 +38,7 @@ def emergent_heads(
     model: "Model",
     task: Any,
     *,
-    before: Any,
+    before: Any = None,
     method: str = "sweep",
     least: float = 0.1,
     direction: str = "both",

@@ -126,6 +126,10 @@ def checkpoints(model: Model, before: Any, stack: str | None) -> Iterator[tuple[
 
     Those opened here are let go of again.
     """
+    if before is None:
+        raise ValueError(
+            "before= names the earlier checkpoint, or several in order: a Model, a shipped name or a folder."
+        )
     earlier = list(before) if isinstance(before, (list, tuple)) else [before]
     if not earlier:
         raise ValueError("before=[] names no earlier checkpoint; give one at least.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analyses import analysis
-from analyses.repair.asked import COUNT, Asked, checked
+from analyses.repair.asked import SIZE, Asked, checked
 from analyses.repair.choosing import chosen
 from analyses.repair.effects import direct, looks
 from analyses.repair.notes import notes
@@ -31,7 +31,7 @@ def repair(
     mass: float | None = None,
     position: Any = "last",
     choose_on: Any = None,
-    count: int = COUNT,
+    size: int = SIZE,
     draws: int = 20,
     scale: float = 1.0,
     metric: str = "logit_diff",
@@ -52,14 +52,15 @@ def repair(
     the wrong colours.
 
     `heads`: (layer, head) or "2.3". None: each head alone is written over on records that are not reported
-    (those of `choose_on`, a task, or the first half of this one), and the `count` with the highest
+    (those of `choose_on`, a task, or the first half of this one), and the `size` with the highest
     accuracy there (ties by the metric) are taken. They need not be the heads of a circuit.
 
     Rows: "plain", "repaired" (all heads), each head alone (where there are several), "elsewhere" (the same
     heads look at as many other tokens, drawn by `seed`, between the first place and the position), and
     "random" (the mean over `draws` sets of as many other heads). `accuracy`: the likeliest of all tokens is
     the first of a right answer, with Wilson's 95 % interval; `options`: the likeliest among right and wrong
-    answers is. `gain` is accuracy less the plain one, paired by record, with a 95 % interval. Of "random",
+    answers is. `gain` is accuracy less the plain one, paired by record, with a 95 % interval (Agresti and
+    Min 2005, which has a width where no record changes). Of "random",
     ends of accuracy and gain are the worst and the best draw. `mended`: wrong in the plain run and right in
     this; `broken`: the other way. Answers of several tokens count by their first.
 
@@ -74,7 +75,7 @@ def repair(
     and 19.1 together (78.1 % with 19.1 alone, 81.5 % with the other three), and no new mistakes.
     """
     asked = checked(Asked(
-        model, task, heads, places, avoid, mass, position, choose_on, count, draws, scale, metric, batch,
+        model, task, heads, places, avoid, mass, position, choose_on, size, draws, scale, metric, batch,
         seed, stack,
     ))  # fmt: skip
     asked = chosen(asked)

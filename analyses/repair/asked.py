@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.repair.spots import Case, cases
 from interp.asking import choose_stack
-from interp.batches import as_task
+from interp.batches import as_task, check_no_name
 from interp.circuits.asked import check_senders
 from interp.circuits.graph import node
 from interp.pairs import METRICS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interp.structure import Stack
 
 Head = tuple[int, int]  # layer, head
-COUNT = 4
+SIZE = 4
 PLACES = ("wrong", "right")
 
 
@@ -36,7 +36,7 @@ class Asked:
     mass: float | None
     position: Any
     choose_on: Any
-    count: int
+    size: int
     draws: int
     scale: float
     metric: str
@@ -102,7 +102,7 @@ def _check_model(asked: Asked) -> None:
 
 def _check_numbers(asked: Asked) -> None:
     for name, value, least in (
-        ("batch", asked.batch, 1), ("count", asked.count, 1), ("draws", asked.draws, 0)
+        ("batch", asked.batch, 1), ("size", asked.size, 1), ("draws", asked.draws, 0)
     ):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r}: a whole number, {least} or more.")
@@ -116,9 +116,9 @@ def _check_numbers(asked: Asked) -> None:
         )
     if asked.metric not in METRICS:
         raise LookupError(unknown("metric", asked.metric, list(METRICS)))
-    if asked.heads is not None and (asked.choose_on is not None or asked.count != COUNT):
+    if asked.heads is not None and (asked.choose_on is not None or asked.size != SIZE):
         raise ValueError(
-            "heads= are given, so that choose_on= and count= have nothing to choose; leave those out."
+            "heads= are given, so that choose_on= and size= have nothing to choose; leave those out."
         )
 
 
@@ -155,6 +155,9 @@ def _parts(asked: Asked) -> tuple[Task, Task | None, int]:
     """Records that are reported, those that choose (None: heads are given), and where the first begin."""
     if isinstance(asked.task, Prompt):
         raise TypeError("repair needs right and wrong answers: give a Task, not a Prompt.")
+    check_no_name(asked.task, "repair")
+    if asked.choose_on is not None:
+        check_no_name(asked.choose_on, "choose_on= of repair")
     task = as_task(asked.task, "repair")
     if asked.heads is not None:
         return task, None, 0

@@ -14,9 +14,9 @@ def chosen(asked: Asked) -> Asked:
         return asked
     hidden = hiding(asked, (*asked.learned, *asked.judged))
     heads = [head for head in asked.all_heads if head[0] not in hidden]
-    if asked.count > len(heads):
+    if asked.size > len(heads):
         raise ValueError(
-            f"count={asked.count}: there are {len(heads)} heads that see all places; ask for fewer."
+            f"size={asked.size}: there are {len(heads)} heads that see all places; ask for fewer."
         )
     if hidden:
         asked.remarks.append(
@@ -36,7 +36,7 @@ def chosen(asked: Asked) -> Asked:
     table = pandas.DataFrame(rows).sort_values(
         ["accuracy", "metric"], ascending=False, ignore_index=True
     )
-    table["chosen"] = table.index < asked.count
+    table["chosen"] = table.index < asked.size
     table["plain"] = float(plain.right.double().mean())
     best = table[table["chosen"]]
     taken = sorted(zip(best["layer"].tolist(), best["head"].tolist(), strict=True))

@@ -24,7 +24,7 @@ def notes(asked: Asked, table: Any, tables: dict[str, Any], effects: Effects) ->
 def _who(asked: Asked) -> str:
     listed = ", ".join(named(head) for head in asked.heads)
     if asked.choosing is None:
-        return f"Heads {listed} were given."
+        return f"Given heads: {listed}."
     count = sum(len(case.records) for case in asked.learned)
     plain = float(asked.choosing["plain"].iloc[0])
     best = asked.choosing[asked.choosing["chosen"]]
@@ -72,11 +72,13 @@ def _controls(asked: Asked, rows: Any, drawn: Any) -> list[str]:
     if len(drawn):
         better = int((drawn["accuracy"] >= after["accuracy"]).sum())
         share = (1 + better) / (1 + len(drawn))
-        verdict = (
-            f"the chosen ones do better than random heads (p = {share:.3f})"
-            if share <= CHANCE
-            else f"the chosen ones are not told apart from random heads (p = {share:.2f})"
-        )
+        other = (1 + int((drawn["accuracy"] <= after["accuracy"]).sum())) / (1 + len(drawn))
+        if share <= CHANCE:
+            verdict = f"the chosen ones do better than random heads (p = {share:.3f})"
+        elif other <= CHANCE:
+            verdict = f"the chosen ones do WORSE than random heads (p = {other:.3f})"
+        else:
+            verdict = f"the chosen ones are not told apart from random heads (p = {min(share, other):.2f})"
         if share <= CHANCE and not after["gain_low"] > 0:
             verdict += ", which do harm: that is less harm, and no help that is told from none"
         few = "; fewer than 19 draws cannot tell" if len(drawn) < 19 else ""

@@ -9,7 +9,7 @@ from torch import Tensor
 from analyses.repair.asked import Asked
 from analyses.repair.effects import Effects, heads_rows, paired
 from analyses.repair.runs import Conditions, Outcome, named
-from interp.statistics import wilson
+from interp.statistics import paired_shares, wilson
 
 
 def main_table(asked: Asked, found: Conditions) -> Any:
@@ -22,13 +22,14 @@ def main_table(asked: Asked, found: Conditions) -> Any:
 
 
 def _row(name: str, asked: Asked, one: Outcome, plain: Outcome) -> dict[str, Any]:
-    gain = paired(one.right.double() - plain.right.double())
+    gain = float(one.right.double().mean() - plain.right.double().mean())
+    changed = _mended(one, plain)
+    ends = paired_shares(changed["mended"], changed["broken"], len(one.right))
     heads = {"plain": [], "repaired": asked.heads, "elsewhere": asked.heads}.get(name)
     listed = [name] if heads is None else [named(head) for head in heads]
     row: dict[str, Any] = {"condition": name, "heads": " ".join(listed)}
     row |= _share("accuracy", one.right) | {
-        "gain": gain["change"], "gain_low": max(-1.0, gain["change_low"]),
-        "gain_high": min(1.0, gain["change_high"]),
+        "gain": gain, "gain_low": ends[0], "gain_high": ends[1],
     }  # fmt: skip
     row |= _share("options", one.options)
     metric = paired(one.metric)
@@ -36,7 +37,7 @@ def _row(name: str, asked: Asked, one: Outcome, plain: Outcome) -> dict[str, Any
         "metric": metric["change"], "metric_low": metric["change_low"],
         "metric_high": metric["change_high"],
     }  # fmt: skip
-    return row | _mended(one, plain)
+    return row | changed
 
 
 def _mended(one: Outcome, plain: Outcome) -> dict[str, int]:

@@ -79,8 +79,8 @@ def ranked(scores: Mapping[Node, float]) -> tuple[Node, ...]:
 class Search:
     """How to find a circuit.
 
-    `size`: how many heads (a count, or a share of all); of "paths", the share at each stage; of
-    "eap_ig", the share of edges. None: 2 % a stage (paths), 5 % of the edges (eap_ig); of "sweep", the
+    `size`: a share below 1, or a whole number, of all heads; of "paths", at each stage; of "eap_ig", of
+    edges. None: 2 % a stage (paths), 5 % of the edges (eap_ig); of "sweep", the
     fewest heads (those whose interval holds no 0 first, the largest first) that are `faithful` on the
     records that they were found on, less those without which the rest still is: dropped one at a time,
     the one that costs least first.
@@ -99,10 +99,17 @@ class Search:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise LookupError(unknown("method", self.method, list(METHODS)))
-        if not self.faithful > 0:
-            raise ValueError(f"faithful={self.faithful}: a share of what the model does, above 0.")
-        if self.size is not None and not self.size > 0:
-            raise ValueError(f"size={self.size}: a share (0.1) or a number of heads (12).")
+        if not _number(self.faithful) or not 0 < self.faithful <= 1:
+            raise ValueError(
+                f"faithful={self.faithful!r}: a share of what the model does, up to 1."
+            )
+        if self.size is not None and not (
+            _number(self.size) and self.size > 0 and (self.size < 1 or self.size == int(self.size))
+        ):
+            raise ValueError(
+                f"size={self.size!r}: a share below 1 (0.1), or a whole number (12): of heads, of heads at "
+                "each stage ('paths'), of edges ('eap_ig')."
+            )
 
     def find(self, model: "Model", task: Task) -> FoundCircuit:
         finders: dict[str, Callable[..., FoundCircuit]] = {
@@ -192,8 +199,10 @@ def needed(runs: NodeRuns, heads: Sequence[Node], faithful: float) -> frozenset[
 
 def _by_paths(search: Search, model: "Model", task: Task) -> FoundCircuit:
     share = SIZES["paths"] if search.size is None else search.size
+    graph = Graph.of(model, search.stack)
+    count = _count(share, sum(graph.heads))
     stages = in_stages(
-        model, task, share=share, metric=search.metric, stack=search.stack, batch=search.batch
+        model, task, count=count, metric=search.metric, stack=search.stack, batch=search.batch
     )
     scores: dict[Node, float] = {}
     errors: dict[Node, float] = {}
@@ -203,14 +212,13 @@ def _by_paths(search: Search, model: "Model", task: Task) -> FoundCircuit:
                 scores[head], errors[head] = value, error
     heads = frozenset(one for stage in stages for one in stage.heads)
     notes = tuple(f"Stage {one.stage.name}: {one.why}" for one in stages if one.why)
-    graph = Graph.of(model, search.stack)
-    circuit = search.circuit(graph, heads, task, share=share)
+    circuit = search.circuit(graph, heads, task, count=count)
     return FoundCircuit("paths", circuit, scores, errors, tuple(stages), notes=notes)
 
 
 def _by_estimate(search: Search, model: "Model", task: Task) -> FoundCircuit:
     share = SIZES["eap_ig"] if search.size is None else search.size
-    whole = share > 1
+    whole = share >= 1
     found = estimated(
         model, task, int(share) if whole else None, 1.0 if whole else share, steps=search.steps,
         metric=search.metric, stack=search.stack, batch=search.batch,
@@ -221,6 +229,10 @@ def _by_estimate(search: Search, model: "Model", task: Task) -> FoundCircuit:
     scores = {one: float(heads.get((one.layer, one.head), 0.0)) for one in every}
     circuit = search.circuit(graph, [one for one in every if scores[one] > 0], task, share=share)
     return FoundCircuit("eap_ig", circuit, scores, estimated=found)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _count(size: float, heads: int) -> int:

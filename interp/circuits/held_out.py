@@ -10,8 +10,10 @@ from interp.circuits.graph import Node
 from interp.circuits.judging import Faithfulness, faithfulness
 from interp.circuits.nodes import NodeRuns
 from interp.circuits.replaced import Instead, reference_of
+from interp.registry import unknown
 from interp.task import Task
 
+GROUPS = "template"  # a note that means are by where records have it
 LEAST = 4  # records in each part
 
 
@@ -33,14 +35,18 @@ def stands_in(
     task: Task,
     take: str = "mean",
     reference: Any = "counterfactual",
-    groups: str | None = "template",
+    groups: str | None = GROUPS,
 ) -> Instead:
     """What replaces heads outside. Means are by the note `groups` where every record has it.
 
     Means are over the reference of all of this task's records, those to find a circuit on and those to
     judge it on: of few rows they would be noise, and they know of no answer.
     """
-    noted = groups is not None and all(groups in record.notes for record in task)
+    known = [task] + ([reference] if isinstance(reference, Task) else [])
+    noted = groups is not None and all(groups in record.notes for one in known for record in one)
+    if groups is not None and groups != GROUPS and not noted:
+        names = sorted({name for one in known for record in one for name in record.notes})
+        raise LookupError(unknown("note of every record (groups=)", groups, names))
     if take == "mean" and isinstance(reference, str) and reference in ("counterfactual", "prompt"):
         reference = reference_of(task, reference)
     return Instead(take, reference, groups if noted else None)

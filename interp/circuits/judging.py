@@ -54,14 +54,15 @@ def faithfulness(runs: Runs, circuit: Circuit | Iterable[Any]) -> Faithfulness:
     whole, empty, own = (runs.values(kept) for kept in (runs.parts, (), circuit))
     if math.isclose(float(whole.mean()), float(empty.mean()), rel_tol=1e-6, abs_tol=1e-9):
         raise ValueError(
-            "replacing every part does not change the metric, so that no share of it can be told; check "
-            "that the counterfactual changes the answer, or replace MLPs as well (mlps='parts')."
+            "replacing every part does not change the metric, so that no share of it can be told: what is "
+            "put there is what was there (a mean over one row of its length and group, a counterfactual that "
+            "does not differ), or the MLPs do it all (NodeRuns(..., mlps='parts') counts them)."
         )
     way, got = whole - empty, own - empty
     rest = got - got.mean() / way.mean() * way
     error = standard_error(rest) / way.mean().abs()
     return Faithfulness(float(own.mean()), float(whole.mean()), float(empty.mean()),
-                        float((got / way).mean()), float(error))  # fmt: skip
+                        float((got / way)[way != 0].mean()), float(error))  # fmt: skip
 
 
 @dataclass(frozen=True)

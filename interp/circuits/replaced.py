@@ -33,6 +33,7 @@ class Replaced:
     numbers: tuple[int, ...]  # of the records in their task
     values: Values
     corrupted: Prompt | None = None  # where the values are those of a counterfactual
+    behind: tuple[int, ...] = ()  # of means: over how many rows each row's is
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,18 @@ class Instead:
         chance = torch.Generator().manual_seed(self.seed)
         found = []
         for one in batches(model, task, who, batch):
-            values = written(model, one.prompt, stack)
+            values, behind = written(model, one.prompt, stack), ()
             if stock is None:
                 values = {key: torch.zeros_like(value) for key, value in values.items()}
             else:
                 rows = zip(one.records, one.numbers, strict=True)
                 picked = [self._pick(stock, one.prompt.length, *row, chance) for row in rows]
                 values = {key: torch.stack([row[key] for row in picked]) for key in values}
+                if stock.means:
+                    length = one.prompt.length
+                    behind = tuple(len(stock.rows[self._key(each, length)]) for each in one.records)
             judge = _metric(model, one.prompt, one.records, metric)
-            found.append(Replaced(one.prompt, judge, one.numbers, values))
+            found.append(Replaced(one.prompt, judge, one.numbers, values, behind=behind))
         return found
 
     def _key(self, record: Record, length: int) -> Hashable:

@@ -96,11 +96,12 @@ def in_stages(
     task: Any,
     stages: Sequence[Stage] = STAGES,
     share: float = 0.02,
+    count: int | None = None,
     least: float = LEAST,
     stack: str | None = None,
     **settings: Any,
 ) -> list[StageEffects]:
-    """Each stage's effects, and the heads that it adds: `share` of all heads, and at least one.
+    """Each stage's effects, and the heads that it adds: `share` of all heads, at least one; or `count`.
 
     Heads whose effect is less than `least`, or whose 95 % interval over records holds 0, are left out.
     Where a stage has no heads, those that it would have fed receive in its place. `settings` go to
@@ -110,7 +111,7 @@ def in_stages(
         raise ValueError(f"share={share}: of all heads, above 0 and at most 1.")
     tower = choose_stack(model.stacks, stack, model.name)
     attending = [at for at, one in tower.layers.items() if one.attention is not None]
-    count = max(1, round(share * len(attending) * tower.heads))
+    count = count or max(1, round(share * len(attending) * tower.heads))
     found: dict[str, StageEffects] = {}
     for stage in stages:
         receivers, why = _receivers(stage, found)

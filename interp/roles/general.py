@@ -203,7 +203,8 @@ def _on_random_words(row: dict[Any, Any], strong: float) -> str:
 def _chosen(table: pandas.DataFrame, heads: Sequence[Any], owner: str) -> pandas.DataFrame:
     """The rows of these heads."""
     known = list(zip(table["layer"], table["head"], strict=True))
-    asked = [(one.layer, one.head) for one in map(node, heads)]
+    given = [heads] if isinstance(heads, str) else heads
+    asked = [(one.layer, one.head) for one in map(node, given)]
     for one in asked:
         if one not in known:
             listed = [f"{layer}.{head}" for layer, head in known]
