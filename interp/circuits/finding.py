@@ -186,14 +186,20 @@ def fewest(runs: NodeRuns, ranked: Sequence[Node], faithful: float) -> tuple[int
 
 
 def needed(runs: NodeRuns, heads: Sequence[Node], faithful: float) -> frozenset[Node]:
-    """Without heads that the rest is `faithful` without, dropped one at a time, the idlest first."""
-    kept = frozenset(heads)
-    while kept and faithfulness(runs, kept).share >= faithful:
-        shares = {one: faithfulness(runs, kept - {one}).share for one in sorted(kept)}
-        idle = max(shares, key=lambda one: shares[one])
-        if shares[idle] < faithful:
-            break
-        kept -= {idle}
+    """Without heads that the rest is `faithful` without: those that cost least first, until none can go."""
+
+    def without(one: Node) -> float:
+        return faithfulness(runs, kept - {one}).share
+
+    kept, before = frozenset(heads), -1
+    if faithfulness(runs, kept).share < faithful:
+        return kept
+    while len(kept) != before:
+        before = len(kept)
+        shares = {one: without(one) for one in sorted(kept)}
+        for one in sorted(shares, key=lambda one: -shares[one]):
+            if shares[one] >= faithful and without(one) >= faithful:
+                kept -= {one}
     return kept
 
 
