@@ -222,6 +222,11 @@ and its sink has not come. The residual peak does not form in one layer. With th
 steps=5000, every=500`) it does, a little: in the layer that copies, the first, <s> has 0.90 times
 the largest other norm at step 0, 1.00 at step 1500 and 1.13 at step 5000; in the other two it falls
 to 0.68 and 0.40, and the sink is in the third (0.71), where triggers look one back with 0.48."""
+HAND_SET = """Measured beside it, on models whose weights were set by hand (`tests/known_models.py`,
+`tests/known_ioi.py`): knocking out heads and patching paths find the heads that were put there and no others (recall and
+precision 1); of EAP-IG, an estimate, the edges' AUROC against the known graph is 1.0000 on all three
+models, by logit difference and by KL. Of two heads that stand in for each other a sweep keeps one, and
+says so. `interp.roles.ioi_classes` finds every head of the seven published classes, and names no other."""
 ASKED = (
     Asked(
         "sinks",
@@ -294,7 +299,7 @@ ASKED = (
     Asked("circuit", 'circuit(demo_lm, colored_objects, method="paths")',
           _of("circuit", "demo-lm", "colored_objects", {"method": "paths"}, count=200, apart=True), _circuit),
     Asked("circuit", 'circuit(demo_lm, ioi, method="eap_ig")',
-          _of("circuit", "demo-lm", "ioi", {"method": "eap_ig"}, count=80), _circuit),
+          _of("circuit", "demo-lm", "ioi", {"method": "eap_ig"}, count=80), _circuit, HAND_SET),
     Asked("circuit_reuse", "circuit_reuse(demo_lm)", _reuse, _shared),
     Asked("repair", "repair(demo_lm, colored_objects)",
           _of("repair", "demo-lm", "colored_objects", count=400, shots=4), _conditions),
