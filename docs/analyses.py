@@ -223,10 +223,11 @@ steps=5000, every=500`) it does, a little: in the layer that copies, the first, 
 the largest other norm at step 0, 1.00 at step 1500 and 1.13 at step 5000; in the other two it falls
 to 0.68 and 0.40, and the sink is in the third (0.71), where triggers look one back with 0.48."""
 HAND_SET = """Measured beside it, on models whose weights were set by hand (`tests/known_models.py`,
-`tests/known_ioi.py`): knocking out heads and patching paths find the heads that were put there and no others (recall and
-precision 1); of EAP-IG, an estimate, the edges' AUROC against the known graph is 1.0000 on all three
-models, by logit difference and by KL. Of two heads that stand in for each other a sweep keeps one, and
-says so. `interp.roles.ioi_classes` finds every head of the seven published classes, and names no other."""
+`tests/known_ioi.py`): knocking out heads and patching paths find the heads that were put there and no
+others (recall and precision 1); of EAP-IG, an estimate, the edges' AUROC against the known graph is
+1.0000 on all three models, by logit difference and by KL. Of two heads that stand in for each other a
+sweep keeps one, and says so. `interp.roles.ioi_classes` finds every head of the seven published
+classes, and names no other."""
 ASKED = (
     Asked(
         "sinks",

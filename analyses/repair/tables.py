@@ -25,6 +25,7 @@ def _row(name: str, asked: Asked, one: Outcome, plain: Outcome) -> dict[str, Any
     gain = float(one.right.double().mean() - plain.right.double().mean())
     changed = _mended(one, plain)
     ends = paired_shares(changed["mended"], changed["broken"], len(one.right))
+    ends = (0.0, 0.0) if name == "plain" else ends  # it is what gains are over
     heads = {"plain": [], "repaired": asked.heads, "elsewhere": asked.heads}.get(name)
     listed = [name] if heads is None else [named(head) for head in heads]
     row: dict[str, Any] = {"condition": name, "heads": " ".join(listed)}
