@@ -9,7 +9,8 @@ writes against the answer, and another moves names that nobody has written yet.
 from dataclasses import dataclass
 
 import torch
-from known_models import _record, _seeded, _tokenizer
+from hand_set import Frame, seeded
+from known_models import _record, _tokenizer
 
 import interp
 from interp.task import Record, Task
@@ -39,6 +40,10 @@ LOOKALIKES = {"S-inhibition": (2, 4), "previous token": (0, 0), "name mover": (3
 WRITES = {(3, 1): 1.0, (3, 4): 0.6, (4, 0): -0.5, (4, 3): 0.8}
 OPENINGS = ((12, 13, 14), (13, 15, 12), (14, 12, 15))  # before, between and after the two names
 
+FRAME = Frame(
+    LAYERS, HEADS, SIZE, WORDS, LENGTH, EPSILON, TOKEN, PLACE, ANSWER, GAIN, IDLE, BALANCE
+)
+
 
 @dataclass(frozen=True)
 class KnownIoi:
@@ -49,7 +54,7 @@ class KnownIoi:
 
 def ioi_model(count: int = 40) -> KnownIoi:
     """The model, records with counterfactuals of three other names, and each class's heads."""
-    hf = _idle_model({*set().union(*CLASSES.values()), *LOOKALIKES.values()})
+    hf = FRAME.model({*set().union(*CLASSES.values()), *LOOKALIKES.values()})
     for name, (layer, head) in LOOKALIKES.items():
         _SET[name](_Head(hf.transformer.h[layer].attn, head), 1.0)
         hf.transformer.h[layer].attn.c_proj.weight.data[head * SIZE : (head + 1) * SIZE] = 0.0
@@ -58,7 +63,7 @@ def ioi_model(count: int = 40) -> KnownIoi:
             for layer, head in heads:
                 if layer == number:
                     _SET[name](_Head(block.attn, head), WRITES.get((layer, head), 1.0))
-    _balance(hf)
+    FRAME.balanced(hf)
     records = tuple(_drawn(row) for row in range(count))
     return KnownIoi(interp.wrap(hf, _tokenizer()), Task("ioi", records), CLASSES)
 
@@ -155,7 +160,7 @@ _SET = {
 
 def _drawn(row: int) -> Record:
     """`x A y B z S 1 2`: S is A or B, the other is right; elsewhere three other names stand there."""
-    drawn = torch.randperm(len(NAMES), generator=_seeded(row))
+    drawn = torch.randperm(len(NAMES), generator=seeded(row))
     io, subject, *others = [NAMES[at] for at in drawn.tolist()]
     x, y, z = OPENINGS[row % len(OPENINGS)]
     first, second = (io, subject) if row % 2 else (subject, io)
@@ -164,48 +169,3 @@ def _drawn(row: int) -> Record:
     clean = [x, first, y, second, z, subject, 1, 2]
     other = [x, others[0], y, others[1], z, others[2], 1, 2]
     return _record(clean, other, io, subject, spans)
-
-
-def _idle_model(heads):
-    """Parts that are not named read everything at random, and write what only they read."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(vocab_size=WORDS, n_positions=LENGTH, n_embd=WIDTH, n_layer=LAYERS,
-                        n_head=HEADS, n_inner=2 * WORDS, bos_token_id=0, eos_token_id=0,
-                        activation_function="relu", layer_norm_epsilon=EPSILON,
-                        tie_word_embeddings=False, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)  # fmt: skip
-    hf = GPT2LMHeadModel(config).eval()
-    random = _seeded(1)
-    with torch.no_grad():
-        for name, weight in hf.named_parameters():
-            weight.fill_(EPSILON**0.5 if "ln_" in name and name.endswith("weight") else 0.0)
-        for number, block in enumerate(hf.transformer.h):
-            for head in range(HEADS):
-                if (number, head) not in heads:
-                    _idle_head(block.attn, head, random)
-            block.mlp.c_fc.weight[:BALANCE].normal_(std=0.1, generator=random)
-            block.mlp.c_proj.weight[:, IDLE].normal_(std=0.2, generator=random)
-        for word in range(WORDS):
-            hf.transformer.wte.weight[word, TOKEN + word] = 1.0
-            hf.lm_head.weight[word, ANSWER + word] = GAIN
-        for place in range(LENGTH):
-            hf.transformer.wpe.weight[place, PLACE + place] = 1.0
-    return hf
-
-
-def _idle_head(attention, head, random):
-    own = slice(head * SIZE, (head + 1) * SIZE)
-    for part in range(3):
-        columns = slice(part * WIDTH + own.start, part * WIDTH + own.stop)
-        attention.c_attn.weight[:BALANCE, columns].normal_(std=0.1, generator=random)
-    attention.c_proj.weight[own, IDLE].normal_(std=0.2, generator=random)
-
-
-@torch.no_grad()
-def _balance(hf):
-    """Whatever is written sums to 0 over the channels, so that no norm has a mean to take off."""
-    written = [hf.transformer.wte.weight, hf.transformer.wpe.weight]
-    for block in hf.transformer.h:
-        written += [block.attn.c_proj.weight, block.mlp.c_proj.weight]
-    for weight in written:
-        weight[:, BALANCE] -= weight.sum(1)

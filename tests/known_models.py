@@ -8,6 +8,7 @@ everything at random and write into channels that only they read.
 from dataclasses import dataclass
 
 import torch
+from hand_set import Frame, seeded
 
 import interp
 from interp.task import Record, Task
@@ -28,6 +29,10 @@ SUBJECTS = range(4, 12)
 SUBJECT_PLACE = 2
 # Of what the lookup writes and of what keeps a head away: noise in an embedding is nothing beside it.
 LOUD = FAR = 30.0
+
+FRAME = Frame(
+    LAYERS, HEADS, SIZE, WORDS, LENGTH, EPSILON, TOKEN, PLACE, ANSWER, GAIN, IDLE, BALANCE
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def induction_model() -> Known:
     _copy_words(induction, INDUCTION[1], TOKEN, ANSWER)
     records = []
     for row in range(8):
-        drawn = 1 + torch.randperm(WORDS - 1, generator=_seeded(row))  # 0 is no word
+        drawn = 1 + torch.randperm(WORDS - 1, generator=seeded(row))  # 0 is no word
         a, b, x, c, *others = drawn.tolist()
         records.append(
             _record([others[0], a, b, others[1], x, c, others[2], a],
@@ -80,7 +85,7 @@ def lookup_model() -> Known:
     _look_at_subject(hf.transformer.h[MOVER[0]].attn, MOVER[1])
     _copy_words(hf.transformer.h[MOVER[0]].attn, MOVER[1], MIDDLE, ANSWER, 1 / LOUD)
     # Much that nobody reads: noise that is sized by the embeddings then hides the word.
-    loud = torch.randn(WORDS, IDLE.stop - IDLE.start, generator=_seeded(2))
+    loud = torch.randn(WORDS, IDLE.stop - IDLE.start, generator=seeded(2))
     hf.transformer.wte.weight.data[:, IDLE] = 1.5 * loud
     records = []
     for order, subject in enumerate(SUBJECTS):
@@ -118,46 +123,17 @@ def attribute(subject: int) -> int:
 
 
 def _known(hf, name, records, heads, mlps) -> Known:
-    _balance(hf)
+    FRAME.balanced(hf)
     model = interp.wrap(hf, _tokenizer())
     return Known(model, Task(name, tuple(records)), frozenset(heads), frozenset(mlps))
 
 
 def _idle_model(heads, mlps):
     """The parts that are not named read at random and write what nobody in the circuit reads."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(vocab_size=WORDS, n_positions=LENGTH, n_embd=WIDTH, n_layer=LAYERS,
-                        n_head=HEADS, n_inner=2 * WORDS, bos_token_id=0, eos_token_id=0,
-                        activation_function="relu", layer_norm_epsilon=EPSILON,
-                        tie_word_embeddings=False, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)  # fmt: skip
-    hf = GPT2LMHeadModel(config).eval()
-    random = _seeded(1)
-    with torch.no_grad():
-        for name, weight in hf.named_parameters():
-            weight.fill_(EPSILON**0.5 if "ln_" in name and name.endswith("weight") else 0.0)
-        for number, block in enumerate(hf.transformer.h):
-            for head in range(HEADS):
-                if (number, head) not in heads:
-                    _idle_head(block.attn, head, random)
-            if number not in mlps:
-                block.mlp.c_fc.weight[:BALANCE].normal_(std=0.1, generator=random)
-                block.mlp.c_proj.weight[:, IDLE].normal_(std=0.2, generator=random)
-        for word in range(WORDS):
-            hf.transformer.wte.weight[word, TOKEN + word] = 1.0
-            hf.lm_head.weight[word, ANSWER + word] = GAIN
-        for place in range(LENGTH):
-            hf.transformer.wpe.weight[place, PLACE + place] = 1.0
-            hf.transformer.wpe.weight[place, AVOID] = 0.0 if place == SUBJECT_PLACE else FAR
+    hf = FRAME.model(heads, mlps)
+    for place in range(LENGTH):
+        hf.transformer.wpe.weight.data[place, AVOID] = 0.0 if place == SUBJECT_PLACE else FAR
     return hf
-
-
-def _idle_head(attention, head, random):
-    own = slice(head * SIZE, (head + 1) * SIZE)
-    for part in range(3):
-        columns = slice(part * WIDTH + own.start, part * WIDTH + own.stop)
-        attention.c_attn.weight[:BALANCE, columns].normal_(std=0.1, generator=random)
-    attention.c_proj.weight[own, IDLE].normal_(std=0.2, generator=random)
 
 
 def _read(attention, head, part, channel, number, strength):
@@ -187,16 +163,6 @@ def _look_at_subject(attention, head):
     _read(attention, head, "k", AVOID, 0, -2.0)
 
 
-@torch.no_grad()
-def _balance(hf):
-    """Whatever is written sums to 0 over the channels, so that no norm has a mean to take off."""
-    written = [hf.transformer.wte.weight, hf.transformer.wpe.weight]
-    for block in hf.transformer.h:
-        written += [block.attn.c_proj.weight, block.mlp.c_proj.weight]
-    for weight in written:
-        weight[:, BALANCE] -= weight.sum(1)
-
-
 def _tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -219,7 +185,3 @@ def _record(clean, other, right, wrong, spans) -> Record:
         counterfactual=" ".join(f"w{word}" for word in other),
         spans={name: (starts[first], ends[last]) for name, (first, last) in where.items()},
     )
-
-
-def _seeded(seed):
-    return torch.Generator().manual_seed(seed)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from analyses.emergent_heads.asked import Settings
 from analyses.emergent_heads.judging import Answers, answers
-from interp.asking import choose_stack
-from interp.circuits.estimated import estimated
+from interp.circuits import estimated, node_effects
 from interp.pairs import Pair, pairs
 from interp.readouts import divergence
 from interp.task import Task
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 Head = tuple[int, int]
 WHO = "emergent_heads"
+DIRECTIONS = {"noise": "noising", "denoise": "denoising"}
 NOTHING = 1e-6  # of the metric's size: no change
 
 
@@ -77,29 +77,15 @@ def _swept(
     model: "Model", task: Task, asked: Settings, way: str
 ) -> tuple[float, dict[Head, Tensor]]:
     """The change of the metric, and how much of it patching each head takes away (or brings back)."""
-    tower = choose_stack(model.stacks, asked.stack, model.name)
-    parts: dict[Head, list[Tensor]] = {}
-    changes = []
-    for pair in pairs(model, task, WHO, asked.batch):
-        metric = pair.metric(model, asked.metric, asked.first)
-        into, source = (
-            (pair.clean, pair.corrupted) if way == "noise" else (pair.corrupted, pair.clean)
-        )
-        with torch.no_grad():
-            trace = model.trace(source, "z", stack=tower.name)
-            other = metric(model.logits(source), source).cpu()
-            grid = model.sweep(
-                into, "z", take=trace, over=("layer", "head"), metric=metric, stack=tower.name
-            )
-        plain = torch.as_tensor(grid.plain).as_subclass(Tensor).cpu()
-        sign = -1.0 if way == "noise" else 1.0
-        changes.append(sign * (other - plain))
-        effect = sign * grid.effect.as_subclass(Tensor).cpu()
-        for row, layer in enumerate(grid.labels["layer"]):
-            for column, head in enumerate(grid.labels["head"]):
-                parts.setdefault((int(layer), int(head)), []).append(effect[:, row, column])
-    whole = {head: torch.cat(values).double() for head, values in parts.items()}
-    return float(torch.cat(changes).mean()), whole
+    found = node_effects(
+        model, task, DIRECTIONS[way], asked.metric, asked.batch, asked.stack,
+        asked.first, ("head",),
+    )  # fmt: skip
+    sign = -1.0 if way == "noise" else 1.0
+    effects = sign * (found.patched - found.start).double()
+    heads = [(one.layer, one.head) for one in found.nodes]
+    change = float((sign * (found.goal - found.start)).mean())
+    return change, dict(zip(heads, effects, strict=True))
 
 
 def _estimated(

@@ -11,9 +11,9 @@ from torch import Tensor
 from analyses.repair.asked import Asked, Head
 from analyses.repair.runs import Told, hooks_of
 from analyses.repair.spots import Case
-from interp.circuits.paths import path_effects
+from interp.circuits import task_effects
 from interp.direct import DirectEffects, direct_effects
-from interp.pairs import answers_metric, pairs
+from interp.pairs import answers_metric
 from interp.readouts import Readout, logit
 from interp.sites import At, Hook
 from interp.statistics import NORMAL, standard_error
@@ -97,26 +97,22 @@ def _importance(asked: Asked) -> dict[Head, float]:
             "Heads have no importance by path patching: a record has no counterfactual."
         )
         return {}
-    senders, raw, way = [], [], []
     try:
-        for pair in pairs(asked.model, asked.task, "path patching", asked.batch):
-            metric = pair.metric(asked.model, "logit_diff", first=True)
-            found = path_effects(asked.model, pair.clean, pair.corrupted, metric, stack=asked.stack)
-            senders = found.senders
-            raw.append(found.raw)
-            way.append(found.corrupted - found.clean)
+        found = task_effects(
+            asked.model, asked.task, first=True, stack=asked.stack, batch=asked.batch
+        )
     except ValueError as problem:
         asked.remarks.append(f"Heads have no importance by path patching: {problem}")
         return {}
-    total = torch.cat(way).double()
-    if float(total.mean().abs()) <= NOTHING * max(1.0, float(total.abs().mean())):
+    way = found.corrupted - found.clean
+    if float(way.mean().abs()) <= NOTHING * max(1.0, float(way.abs().mean())):
         asked.remarks.append(
             "Heads have no importance by path patching: the counterfactuals do not change the mean "
             "logit difference."
         )
         return {}
-    share = torch.cat(raw, 1).double().mean(1) / total.mean()
-    return {(one.layer, one.head): float(value) for one, value in zip(senders, share, strict=True)}
+    rows = zip(found.senders, found.share.tolist(), strict=True)
+    return {(one.layer, one.head): share for one, share in rows}
 
 
 def movers(asked: Asked, effects: Effects) -> list[Head]:

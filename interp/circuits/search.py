@@ -5,6 +5,7 @@ link is needed, denoising finds a link only where it suffices by itself (Heimers
 arXiv 2404.15255). So both directions are worth asking.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,11 @@ def node_effects(
     metric: str = "logit_diff",
     batch: int = 16,
     stack: str | None = None,
+    first: bool = False,
+    kinds: Sequence[str] = ("head", "mlp"),
     **settings: Any,
 ) -> NodeEffects:
-    """Every head (its z) and every MLP, one at a time, at all positions. Exact.
+    """Every head (its z) and every MLP, one at a time, at all positions; or one of the `kinds`. Exact.
 
     "noising" puts the counterfactual's value into the clean run: is the node needed? "denoising" puts
     the clean value into the counterfactual's run: does it suffice? `settings` go to `model.sweep`.
@@ -73,13 +76,13 @@ def node_effects(
     if direction not in DIRECTIONS:
         raise LookupError(unknown("direction", direction, list(DIRECTIONS)))
     graph = Graph.of(model, stack)
-    nodes = tuple(sorted(graph.nodes))
+    nodes = tuple(sorted(one for one in graph.nodes if one.kind in kinds))
     parts, numbers = [], []
     for pair in pairs(model, task, "node_effects", batch):
         own, other = pair.clean, pair.corrupted
         if direction == "denoising":
             own, other = other, own
-        judge = pair.metric(model, metric)
+        judge = pair.metric(model, metric, first)
         parts.append(_effects(model, graph, nodes, own, other, judge, settings))
         numbers += pair.numbers
     order = torch.tensor(numbers).argsort()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from interp.circuits import Instead
+from interp.circuits.held_out import stands_in
 from interp.circuits.paths import PathEffects, path_effects
 from interp.circuits.replaced import Values
 from interp.pairs import pairs
@@ -33,9 +33,7 @@ def without(
     The heads' outputs are their means over counterfactuals of the same length and template, at each
     position (arXiv 2211.00593).
     """
-    templates = all("template" in record.notes for record in task)
-    instead = Instead("mean", groups="template" if templates else None)
-    stand_ins = instead.of(model, task, "roles", batch=batch, stack=stack.name)
+    stand_ins = stands_in(task).of(model, task, "roles", batch=batch, stack=stack.name)
     parts, shares = [], Shares()
     for pair, own in zip(pairs(model, task, "roles", batch), stand_ins, strict=True):
         assert pair.numbers == own.numbers
