@@ -1,8 +1,9 @@
 # Two commands set everything up on a machine that has Python 3.11 or later and make:
-#   make demo    venv, install, and a report of what two shipped models do: demo/report.html
+#   make demo    venv, install, and the explorer on shipped models and results: http://127.0.0.1:8501
 #   make test    venv, install, lint, types, tests
 PYTHON ?= python3
 VENV ?= .venv
+PORT ?= 8501
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 
@@ -19,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m app.demo demo/report.html
+	$(BIN)/interp explore --port $(PORT)
 
 test: lint types tests
 

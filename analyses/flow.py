@@ -12,6 +12,7 @@ from torch import Tensor
 
 from analyses import analysis
 from interp import relevance
+from interp.progress import counted
 from interp.propagation import judging
 from interp.propagation.example import Example, empty_with_means
 from interp.propagation.judging import CONTROL, CURVES, LEAST, Found, Values, judged, stacked
@@ -90,7 +91,7 @@ def flow(
     chance = torch.Generator().manual_seed(seed)
     values: list[Values] = []
     found: list[Found] = []
-    for example in examples:
+    for example in counted(examples, "flow"):
         values.append({name: METHODS[name](example, told).float() for name in chosen})
         found.append(judged(example, values[-1], shares, draws, chance))
         example.forget()

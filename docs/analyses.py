@@ -1,11 +1,10 @@
-"""`python -m docs.analyses`: ask the shipped models every analysis, and write down what was found.
+"""`python -m docs.analyses`: ask the shipped models every analysis, and write on its page what was found.
 
-About ten minutes on one core; `python -m docs.analyses sinks flow` does some. Each result is kept in the
-folder given by --runs, and a page is put together from those that are there.
+About twenty minutes on one core; `python -m docs.analyses sinks flow` does some. Each result is kept in
+the folder given by --runs, and the pages of those that are there are written.
 """
 
 import argparse
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,12 @@ import torch
 
 import interp
 from analyses import ANALYSES
+from docs.pages import page_of
+from docs.readme import put
 from interp import Result, Task
+from interp.interventions import VAR
 
-PAGE = Path(__file__).parent / "analyses.md"
 SERIES = ("demo-lm-before-induction", "demo-lm-after-induction")
-HEAD = """# Analyses
-
-What each analysis asks, and what it found on the models that come along. Made by `python -m docs.analyses`:
-every number and sentence below a heading is the result's own. All tasks are from held-out test splits.
-"""
 
 
 @dataclass(frozen=True)
@@ -212,6 +208,32 @@ def _tests(result: Result) -> Any:
     return result.tables["tests"][[name for name in columns if name in result.tables["tests"]]]
 
 
+def _resting_most(result: Result) -> Any:
+    """The heads that give the first token most."""
+    return result.table.nlargest(6, "first")
+
+
+def _steered() -> Result:
+    mend = VAR(rho=0, mass=0, layers=[1, 2, 3])
+    model = interp.load("demo-vlm", fault="parked-on-sinks")
+    return ANALYSES["steer"](
+        model, Task.load("existence", count=8), interventions=[mend, "VHR"], records=8
+    )
+
+
+def _answers(result: Result) -> Any:
+    columns = [
+        "record",
+        "intervention",
+        "answer",
+        "right",
+        "probability",
+        "token_moved",
+        "look_moved",
+    ]
+    return result.table[columns]
+
+
 def _agreement(result: Result) -> Any:
     return result.tables["agreement"]
 
@@ -311,6 +333,9 @@ ASKED = (
           _emergent("demo-lm-after-induction", "induction", "sentiment", before=SERIES[:1]), _tests),
     Asked("emergent_heads", "emergent_heads(demo_lm, induction, before=[...])",
           _emergent("demo-lm", "induction", before=SERIES[:2]), _tests),
+    Asked("attention", "attention(demo_lm, ioi)", _of("attention", "demo-lm", "ioi", count=1), _resting_most),
+    Asked("steer", 'steer(interp.load("demo-vlm", fault="parked-on-sinks"), existence, interventions=...)',
+          _steered, _answers),
 )  # fmt: skip
 
 
@@ -335,30 +360,33 @@ def section(asked: Asked, result: Result) -> str:
     return f"`{asked.call}`, {made}:\n\n{markdown(asked.shown(result))}\n\n{notes}\n{beside}"
 
 
-def page(found: list[tuple[Asked, Result]]) -> str:
-    parts = [HEAD]
+def write(found: list[tuple[Asked, Result]]) -> None:
+    """Put what was found on the page of its analysis; pages of others stay as they are."""
     for name in dict.fromkeys(asked.name for asked, _ in found):
-        first = " ".join((inspect.getdoc(ANALYSES[name]) or "").split("\n\n")[0].split())
-        parts.append(f"## {name}\n\n{first}\n")
-        parts += [section(asked, result) for asked, result in found if asked.name == name]
-    return "\n".join(parts)
+        parts = [section(asked, result) for asked, result in found if asked.name == name]
+        page = page_of(name)
+        text = put(page.read_text(encoding="utf-8"), "found", "\n".join(parts).rstrip())
+        page.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="analyses to ask again; none: all")
     parser.add_argument("--runs", default="runs/docs", help="where results are kept")
+    parser.add_argument(
+        "--page", action="store_true", help="only write the pages, of what is there"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = []
     for number, asked in enumerate(ASKED):
         path = Path(given.runs) / f"{number}-{asked.name}"
-        if not given.names or asked.name in given.names:
+        if not given.page and (not given.names or asked.name in given.names):
             asked.run().save(path)
             print(f"{asked.name}: {asked.call}", flush=True)
         if path.exists():
             found.append((asked, Result.load(path)))
-    PAGE.write_text(page(found), encoding="utf-8")
+    write(found)
 
 
 if __name__ == "__main__":

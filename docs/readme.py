@@ -1,45 +1,70 @@
-"""`python -m docs.readme`: write the README's tables from the registries."""
+"""`python -m docs.readme`: write the tables of README.md and docs/reference.md from the registries."""
 
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 PAGE = Path(__file__).parents[1] / "README.md"
+REFERENCE = Path(__file__).with_name("reference.md")
+SHOWN = {
+    PAGE: ("analyses", "interventions"),
+    REFERENCE: ("sites", "metrics", "tasks", "faults"),
+}
 
 
 def tables() -> dict[str, str]:
-    from interp.metrics import METRICS
+    rows = {
+        "sites": _sites(),
+        "metrics": _metrics(),
+        "analyses": _analyses(),
+        "tasks": _tasks(),
+        "faults": _faults(),
+        "interventions": _interventions(),
+    }
+    return {name: "\n".join(lines) for name, lines in rows.items()}
+
+
+def opening(thing: Any) -> str:
+    """The first paragraph of a docstring as one line that a table can hold."""
+    first = (inspect.getdoc(thing) or "").split("\n\n")[0]
+    return " ".join(first.split()).replace("|", "\\|")
+
+
+def _sites() -> list[str]:
     from interp.sites import SITES
 
-    sites = ["| site | axes | what it is |", "|---|---|---|"]
-    sites += [f"| `{name}` | {' '.join(axes)} | {_meaning(name)} |" for name, axes in SITES.items()]
-    metrics = ["| metric | site | per | what it is |", "|---|---|---|---|"]
-    for name, metric in METRICS.items():
-        first = (metric.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-        meaning = " ".join(first.split()).replace("|", "\\|")
-        metrics.append(f"| `{name}` | {metric.site} | {metric.per} | {meaning} |")
-    return {
-        "sites": "\n".join(sites),
-        "metrics": "\n".join(metrics),
-        "analyses": "\n".join(_analyses()),
-        "tasks": "\n".join(_tasks()),
-        "faults": "\n".join(_faults()),
-        "interventions": "\n".join(_interventions()),
-    }
+    rows = ["| site | axes | what it is |", "|---|---|---|"]
+    return rows + [f"| `{name}` | {' '.join(SITES[name])} | {_meaning(name)} |" for name in SITES]
+
+
+def _meaning(site: str) -> str:
+    """The last column of the table in the docstring of interp.sites."""
+    import interp.sites
+
+    rows = [row.split("|") for row in (interp.sites.__doc__ or "").splitlines()]
+    return next(row[3].strip() for row in rows if len(row) > 3 and row[1].strip() == site)
+
+
+def _metrics() -> list[str]:
+    from interp.metrics import METRICS
+
+    rows = ["| metric | site | per | what it is |", "|---|---|---|---|"]
+    return rows + [
+        f"| `{name}` | {metric.site} | {metric.per} | {opening(metric)} |"
+        for name, metric in METRICS.items()
+    ]
 
 
 def _analyses() -> list[str]:
-    """Each analysis with what it asks and its settings."""
+    """Each analysis with what it asks; its settings are on its page."""
     from analyses import ANALYSES
 
-    rows = ["| analysis | what it asks | settings |", "|---|---|---|"]
-    for name, function in ANALYSES.items():
-        parameters = inspect.signature(function).parameters.values()
-        settings = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
-        given = " ".join(f"`{setting}`" for setting in settings)
-        first = " ".join((function.__doc__ or "").split("\n\n")[0].split())
-        rows.append(f"| `{name}` | {first} | {given} |")
-    return rows
+    rows = ["| analysis | what it asks |", "|---|---|"]
+    return rows + [
+        f"| [`{name}`](docs/analyses/{name}.md) | {opening(function)} |"
+        for name, function in ANALYSES.items()
+    ]
 
 
 def _tasks() -> list[str]:
@@ -72,35 +97,39 @@ def _interventions() -> list[str]:
     from interp.interventions import INTERVENTIONS
 
     rows = ["| intervention | acts on | what it does | from |", "|---|---|---|---|"]
-    for name, kind in INTERVENTIONS.items():
-        first = " ".join((kind.__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")
-        rows.append(f"| `{name}` | {kind.of} | {first} | {kind.paper} |")
-    return rows
+    return rows + [
+        f"| `{name}` | {kind.of} | {opening(kind)} | {kind.paper} |"
+        for name, kind in INTERVENTIONS.items()
+    ]
 
 
-def _meaning(site: str) -> str:
-    """The last column of the table in the docstring of interp.sites."""
-    import interp.sites
+def put(text: str, mark: str, inside: str) -> str:
+    """The text with `inside` between the two comments of this name, of which there is one pair."""
+    pattern = rf"(<!-- {mark} -->\n).*?(\n<!-- /{mark} -->)"
+    text, found = re.subn(
+        pattern, lambda match: match[1] + inside + match[2], text, flags=re.DOTALL
+    )
+    if found != 1:  # two comments with nothing between them, not even an empty line, are no place
+        raise ValueError(f"the page has {found} places for {mark!r}, not one.")
+    return text
 
-    rows = [row.split("|") for row in (interp.sites.__doc__ or "").splitlines()]
-    return next(row[3].strip() for row in rows if len(row) > 3 and row[1].strip() == site)
 
-
-def filled(text: str) -> str:
+def filled(text: str, page: Path = PAGE) -> str:
+    """A page's text with its tables, and how many there are of each, as the code has them now."""
+    from analyses import ANALYSES
     from interp.families import FAMILIES
+    from interp.interventions import INTERVENTIONS
 
-    text = re.sub(r"\[\d+ families\]", f"[{len(FAMILIES)} families]", text)
-    for name, table in tables().items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        text, found = re.subn(
-            pattern, lambda match, t=table: match[1] + t + match[2], text, flags=re.DOTALL
-        )
-        if (
-            found != 1
-        ):  # two markers with nothing between them, not even an empty line, are no place
-            raise ValueError(f"the README has {found} places for the table {name!r}, not one.")
+    for noun, all_of in {
+        "families": FAMILIES, "analyses": ANALYSES, "interventions": INTERVENTIONS
+    }.items():  # fmt: skip
+        text = re.sub(rf"\[\d+ {noun}\]", f"[{len(all_of)} {noun}]", text)
+    known = tables()
+    for name in SHOWN[page]:
+        text = put(text, name, known[name])
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for place in SHOWN:
+        place.write_text(filled(place.read_text(encoding="utf-8"), place), encoding="utf-8")

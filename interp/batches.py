@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from interp.progress import counted
 from interp.prompt import Prompt
 from interp.task import Record, Task
 
@@ -85,11 +86,14 @@ def batches(model: "Model", given: Any, who: str, size: int = 16) -> Iterator[Ba
             groups.setdefault(length, []).append(start + order)
     for length in groups:
         _check_length(length, who)
-    for numbers in groups.values():
-        for start in range(0, len(numbers), size):
-            chosen = tuple(numbers[start : start + size])
-            records = tuple(task[number] for number in chosen)
-            yield Batch(replace(task, records=records).encode(model), records, chosen)
+    parts = [
+        tuple(numbers[start : start + size])
+        for numbers in groups.values()
+        for start in range(0, len(numbers), size)
+    ]
+    for chosen in counted(parts, who):
+        records = tuple(task[number] for number in chosen)
+        yield Batch(replace(task, records=records).encode(model), records, chosen)
 
 
 def rows_of(model: "Model", prompt: Prompt, who: str) -> list[Prompt]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.batches import Batch
+from interp.progress import counted
 from interp.scoring import answer_ids, last_logits
 from interp.sites import Hook
 from interp.statistics import NORMAL, standard_error
@@ -79,7 +80,7 @@ def effects(
     answered = all_answered(batches)
     plain = torch.cat([losses(model, batch, (), answered) for batch in batches])
     found = {}
-    for layer, head in heads:
+    for layer, head in counted(heads, "heads"):
         hook = silence(stack, layer, head)
         change = torch.cat([losses(model, batch, [hook], answered) for batch in batches]) - plain
         error = float(standard_error(change))

@@ -22,6 +22,7 @@ class Gallery:
         self._opened: dict[str, Image] = {}
 
     def open(self, name: str) -> "Image":
+        """The image of this name, opened once."""
         if name not in self._opened:
             self._opened[name] = _opened(self.folder / name)
         return self._opened[name]

@@ -60,23 +60,28 @@ class Model:
 
     @property
     def name(self) -> str:
+        """The folder or hub id it came from, else its class."""
         return called(self.hf.config.name_or_path or "") or type(self.hf).__name__
 
     @property
     def config(self) -> Any:
+        """The Hugging Face config of the model that is wrapped."""
         return self.hf.config
 
     @property
     def device(self) -> torch.device:
+        """Where the first of its weights lies."""
         return next(self.hf.parameters()).device
 
     @property
     def tokenizer(self) -> Any:
+        """The tokenizer, also where it is part of a processor; None without one."""
         own = getattr(self.processor, "tokenizer", None)
         return own or (self.processor if hasattr(self.processor, "convert_ids_to_tokens") else None)
 
     @property
     def image_processor(self) -> Any:
+        """The image processor, also where it is part of a processor; None without one."""
         own = getattr(self.processor, "image_processor", None)
         return own or (self.processor if hasattr(self.processor, "image_mean") else None)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from interp.batches import as_task
+from interp.progress import counted
 from interp.prompt import Prompt
 from interp.readouts import Readout, log_probability, logit, logit_diff, probability
 from interp.registry import unknown
@@ -85,10 +86,13 @@ def pairs(model: "Model", task: Any, who: str, size: int = 16) -> Iterator[Pair]
                     "prompts of equal length."
                 )
             groups.setdefault(own, []).append(start + order)
-    for numbers in groups.values():
-        for start in range(0, len(numbers), size):
-            chosen = tuple(numbers[start : start + size])
-            records = tuple(task[number] for number in chosen)
-            part: Task = replace(task, records=records)
-            clean, other = part.encode(model), part.encode(model, counterfactual=True)
-            yield Pair(clean, other, records, chosen)
+    parts = [
+        tuple(numbers[start : start + size])
+        for numbers in groups.values()
+        for start in range(0, len(numbers), size)
+    ]
+    for chosen in counted(parts, who):
+        records = tuple(task[number] for number in chosen)
+        part: Task = replace(task, records=records)
+        clean, other = part.encode(model), part.encode(model, counterfactual=True)
+        yield Pair(clean, other, records, chosen)

@@ -1,11 +1,14 @@
 """What can be read and what can be changed, tried point by point."""
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from interp.asking import choose_layers
+from interp.progress import bar
 from interp.prompt import Prompt
 from interp.sites import SITES, Hook
 
@@ -27,18 +30,16 @@ def probe(model: "Model", prompt: Any = None) -> "pandas.DataFrame":
     rows = []
     with torch.no_grad():
         base = model.logits(prompt)
-        for name, stack in model.stacks.items():
-            seen, notes = _read(model, prompt, name)
-            for layer in sorted(stack.layers):
-                for site in SITES:
-                    row = {
-                        "stack": name,
-                        "layer": layer,
-                        "site": site,
-                        "read": (layer, site) in seen,
-                    }
+        total = len(SITES) * sum(len(stack.layers) for stack in model.stacks.values())
+        with bar(total, "points") as shown:
+            for name, stack in model.stacks.items():
+                seen, notes = _read(model, prompt, name)
+                for layer, site in product(sorted(stack.layers), SITES):
+                    place = {"stack": name, "layer": layer, "site": site}
+                    row = {**place, "read": (layer, site) in seen}
                     change, note = _change(model, prompt, base, row, notes)
                     rows.append({**row, "change": change, "note": note})
+                    shown.update(1)
     return pandas.DataFrame(rows)
 
 
@@ -95,7 +96,15 @@ def _disturb(value: Tensor, at: Any) -> Tensor:
 
 
 def _default_prompt(model: "Model") -> Prompt:
-    """A few tokens and, where the family is known, an image."""
+    """A few tokens and, where the processor or the family can make one, an image.
+
+    The family's own inputs are in the ids of its tiny models: they are for models without a processor.
+    """
+    if model.kind in ("vision", "vlm") and model.image_processor is not None:
+        image = Image.linear_gradient("L").convert("RGB")
+        asked = None if model.kind == "vision" else "What colour is the square?"
+        if asked is None or model.tokenizer is not None:
+            return model.encode(asked, images=image)
     if model.family is not None:
         inputs = model.family.inputs(model.hf)
         inputs = {name: item.to(model.device) for name, item in inputs.items()}

@@ -1,8 +1,10 @@
 """A progress bar, shown where someone looks (a terminal, a notebook) and it takes longer than a moment."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 SHOWN_AFTER = 2.0  # seconds until it appears
+Item = TypeVar("Item")
 
 
 def bar(total: float, what: str, progress: bool | None = None, parts: bool = False) -> Any:
@@ -13,3 +15,11 @@ def bar(total: float, what: str, progress: bool | None = None, parts: bool = Fal
     form = f"{{desc}} {done}|{{bar}}| {{elapsed}} gone, {{remaining}} to go"
     return tqdm(total=max(total, 1e-9), desc=what, delay=SHOWN_AFTER, bar_format=form, leave=False,
                 disable=None if progress is None else not progress)  # fmt: skip
+
+
+def counted(items: Sequence[Item], what: str, progress: bool | None = None) -> Iterator[Item]:
+    """The items one by one, under a bar."""
+    with bar(len(items), what, progress) as shown:
+        for item in items:
+            yield item
+            shown.update()

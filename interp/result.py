@@ -1,6 +1,7 @@
 """What an analysis found: a tidy table, with how it was made inside."""
 
 import ctypes
+import inspect
 import json
 import math
 import os
@@ -46,20 +47,47 @@ class Result:
         return f"Result({self.analysis}{f' of {of}' if of else ''}: {len(self.table)} rows{more})"
 
     def _repr_html_(self) -> str:
+        """The first rows, numbers at three digits; no colours of its own, so that any page suits it."""
         notes = "".join(f"<li>{_plain(note)}</li>" for note in self.notes)
-        shown = self.table.head(SHOWN).to_html(index=False)
+        shown = self.table.head(SHOWN).to_html(index=False, na_rep="", float_format=_digits)
         more = f" The first {SHOWN} of {len(self.table)} rows:" if len(self.table) > SHOWN else ""
         tables = f" More in .tables: {', '.join(self.tables)}." if self.tables else ""
-        says = f"<p><b>{_plain(repr(self))}</b>{_plain(tables)} Drawn by .figure().{more}</p>"
-        return f"{says}{shown}<ul>{notes}</ul>"
+        says = f"<p><b>{_plain(repr(self))}</b>{_plain(tables)}{more}</p>"
+        return f"{says}<div style='overflow-x: auto'>{shown}</div><ul>{notes}</ul>"
 
-    def figure(self, **settings: Any) -> "Figure":
-        """The picture of it: `interp.plots.<analysis>(result)`."""
+    def _ipython_display_(self) -> None:
+        """In a notebook the table and below it the figure, drawn by plotly's own renderer."""
+        from IPython.core.getipython import get_ipython
+        from IPython.display import display
+
+        from interp import plots
+
+        display({"text/plain": repr(self), "text/html": self._repr_html_()}, raw=True)
+        # In a terminal plotly would open a browser.
+        if not hasattr(get_ipython(), "kernel") or self.analysis not in plots.RESULTS:
+            return
+        try:
+            drawn = self.figure()
+        except (
+            LookupError,
+            ImportError,
+        ) as problem:  # nothing kept to draw, or nothing to draw with
+            display({"text/plain": f"No figure: {problem.args[0]}"}, raw=True)
+        else:
+            display(drawn)
+
+    def figure(self, dark: bool = False, width: int | None = None, **settings: Any) -> "Figure":
+        """The picture of it: `interp.plots.<analysis>(result)`; for a dark page, or a column of a width."""
         from interp import plots
 
         if self.analysis not in plots.RESULTS:
             raise LookupError(unknown("figure of", self.analysis, list(plots.RESULTS)))
-        return getattr(plots, self.analysis)(self, **settings)
+        draw = getattr(plots, self.analysis)
+        if width is not None and "width" in inspect.signature(draw).parameters:
+            settings["width"] = width  # what holds text lays it out anew
+        figure = draw(self, **settings)
+        figure = figure if width is None else plots.fit(figure, width)
+        return plots.dark(figure) if dark else figure
 
     def save(self, path: str | Path) -> Path:
         """Write a folder: parquet, safetensors and a JSON manifest; whole, or not at all.
@@ -194,6 +222,11 @@ def _exchanged(one: Path, other: Path) -> bool:
     if rename is None:
         return False
     return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _digits(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 def _plain(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interp.progress import counted
 from interp.prompt import Prompt
 from interp.task import Record, Task
 
@@ -36,7 +37,7 @@ def score(
 
     _check(model, task, batch)
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(task), batch):
+    for start in counted(range(0, len(task), batch), "scoring"):
         part = task[start : start + batch]
         prompt, seen = part.encode(model, counterfactual), Witness()
         with torch.no_grad():

@@ -1,6 +1,7 @@
-"""The models that come along: found by name, with no network.
+"""The models that come along, and results on them: found by name, with no network.
 
-They lie in `data/models` of a checkout, and in `interp/shipped_models` of an installed wheel.
+They lie in `data/models` and `data/runs` of a checkout, and in `interp/shipped_models` and
+`interp/shipped_runs` of an installed wheel.
 """
 
 from pathlib import Path
@@ -15,6 +16,12 @@ def folder() -> Path:
     """The folder that holds a folder for each shipped model."""
     installed = HERE / "shipped_models"
     return installed if installed.is_dir() else HERE.parent / "data" / "models"
+
+
+def runs() -> Path:
+    """The folder of results that come along, one for each analysis at least."""
+    installed = HERE / "shipped_runs"
+    return installed if installed.is_dir() else HERE.parent / "data" / "runs"
 
 
 def names() -> list[str]:

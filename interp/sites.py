@@ -159,6 +159,7 @@ class Hook:
 
     @property
     def name(self) -> str:
+        """The name of its function, as messages and reports say it."""
         return getattr(self.fn, "__name__", type(self.fn).__name__)
 
 
@@ -176,4 +177,5 @@ class LogitsHook:
 
     @property
     def name(self) -> str:
+        """The name of its function, as messages and reports say it."""
         return getattr(self.fn, "__name__", type(self.fn).__name__)

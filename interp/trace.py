@@ -34,6 +34,7 @@ class Trace(Mapping[Any, Tensor]):
 
     @property
     def logits(self) -> Tensor:
+        """What the model put out: logits, or the last hidden state where it has no head."""
         return main_output(self.output)
 
     def recorder(self, site: str) -> Callable[..., None]:

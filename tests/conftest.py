@@ -10,6 +10,20 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What tests report in numbers; and loudly, what could not be tested here."""
+    from browser import CHROMIUM
+
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")
+    if CHROMIUM is None:
+        terminalreporter.write_sep(
+            "!", "NO CHROMIUM: the explorer was not tested in a browser", red=True
+        )
+        terminalreporter.write_line("apt-get install chromium, and run the tests again.")
+
+
 @pytest.fixture(scope="session")
 def word_tokenizer():
     """Word i is `wi`, for models with 128 words."""

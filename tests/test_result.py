@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 
 import numpy
 import pandas
@@ -32,6 +33,63 @@ def test_a_saved_result_is_the_same_when_opened(result, tmp_path):
     assert torch.equal(again.tensors["map"], torch.eye(3))
     assert (again.notes, again.made, again.analysis) == (["a note"], {"model": "m"}, "sinks")
     assert "sinks of m: 2 rows; tokens" in repr(again) and "<table" in again._repr_html_()
+
+
+def test_the_table_in_a_notebook(result):
+    """Escaped, numbers short, nothing for what is missing, and no colours of its own."""
+    result.table = pandas.DataFrame(
+        {"token": ["<b>", "x"], "value": [0.123456, 12345.678], "head": [3.0, None]}
+    )
+    page = result._repr_html_()
+    cells = re.findall("<td>(.*?)</td>", page)
+    assert cells == ["&lt;b&gt;", "0.123", "3", "x", "12346", ""]
+    assert "color" not in page and "background" not in page
+    result.table = pandas.DataFrame({"value": range(50)})
+    assert (
+        result._repr_html_().count("<td>") == 20 and "first 20 of 50 rows" in result._repr_html_()
+    )
+
+
+CELLS = """
+import interp, pandas
+from interp import Result
+Result.load({path!r})
+---
+Result("mine", pandas.DataFrame({{"value": [0.123456]}}))
+---
+import sys
+sys.modules["plotly"] = sys.modules["plotly.subplots"] = None
+sys.modules["plotly.graph_objects"] = None
+Result.load({path!r})
+"""
+
+
+def test_a_result_shows_itself_in_a_notebook(tmp_path):
+    """Table and figure by themselves; the table alone where there is no figure, or no plotly."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    shares = {"layer": [0, 0], "head": [0, 1], "share": [0.1, -0.2]}
+    ends = {"share_low": [0.05, -0.3], "share_high": [0.2, -0.1]}
+    drawn = Result(
+        "path_patching", pandas.DataFrame(shares | ends), made={"model": "m", "task": "t"}
+    )
+    cells = CELLS.format(path=str(drawn.save(tmp_path / "run"))).split("---")
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    whole, bare, without = ([one.data for one in cell.outputs] for cell in book.cells)
+    assert "<table" in whole[0]["text/html"] and "path_patching of m, t" in whole[0]["text/plain"]
+    figure = whole[1]["application/vnd.plotly.v1+json"]
+    assert figure["layout"]["title"]["text"].startswith("m on t: paths from heads")
+    assert len(whole) == 2 and len(bare) == 1 and "0.123" in bare[0]["text/html"]
+    assert "<table" in without[0]["text/html"] and "No figure" in without[1]["text/plain"]
+
+
+def test_in_a_terminal_nothing_is_drawn(result, monkeypatch):
+    """Of IPython too: there plotly would open a browser."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    monkeypatch.setattr(Result, "figure", lambda self: pytest.fail("a figure in a terminal"))
+    result._ipython_display_()
+    assert [data["text/plain"] for data in shown] == [repr(result)]
 
 
 def test_saving_again_replaces_and_leaves_nothing_behind(result, tmp_path):

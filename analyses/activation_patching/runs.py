@@ -11,6 +11,7 @@ from torch import Tensor
 from analyses.activation_patching.asked import Asked, by_head
 from analyses.activation_patching.places import REST, masks_of, names_of, spans_of
 from interp.pairs import Pair
+from interp.progress import counted
 from interp.trace import Trace
 
 SPELLED = 60  # characters of an example
@@ -57,7 +58,7 @@ def patched(asked: Asked) -> Grids:
     names = names_of(asked.pairs, asked.spans) if asked.over == "span" else []
     known = spans_of(asked.pairs)
     rest = asked.over == "span" and (asked.spans is None or REST in asked.spans)
-    for number, pair in enumerate(asked.pairs):
+    for number, pair in enumerate(counted(asked.pairs, "patching")):
         masks = masks_of(pair, names, rest, known) if asked.over == "span" else None
         run = Run(asked, pair, number, masks)
         parts.append(run.effects())

@@ -9,6 +9,7 @@ from torch import Tensor
 from analyses.causal_tracing.asked import Asked
 from interp.batches import batches
 from interp.pairs import Pair, answers_metric, pairs
+from interp.progress import counted
 from interp.prompt import Prompt
 from interp.readouts import Readout
 from interp.sites import Hook
@@ -68,7 +69,7 @@ def _noised(asked: Asked) -> Iterator[Case]:
             f"This family multiplies embeddings by {found.factor:.4g} before layer 0, and the noise with "
             "them."
         )
-    for part, mask in zip(parts, masks, strict=True):
+    for part, mask in counted(list(zip(parts, masks, strict=True)), "tracing"):
         copied = tuple(record for record in part.records for _ in range(asked.samples))
         prompt = replace(asked.task, records=copied).encode(model)
         noise = draw(mask, asked.samples, found.width, size, asked.seed)

@@ -11,6 +11,7 @@ from analyses.compare.asked import PLAIN, REFUSALS, WHOLE, Asked, told
 from analyses.compare.items import RANDOM_HEADS, YES_BIAS, Entry
 from interp.evaluation import Rate, Scored
 from interp.evaluation.controls import has_heads, random_heads, tuned_bias
+from interp.progress import counted
 from interp.registry import unknown
 from interp.task import Task
 
@@ -57,7 +58,7 @@ def ran(asked: Asked) -> Found:
     _score(asked, next(iter(asked.tasks.values()))[: asked.settings.batch], None)  # warms up
     found = Found([Entry(PLAIN, PLAIN), *entries], "", choices=choices, refused=asked.refused)
     for name, task in asked.tasks.items():
-        runs = [_run(asked, found, task, entry) for entry in found.entries]
+        runs = [_run(asked, found, task, entry) for entry in counted(found.entries, name)]
         found.runs[name] = [run for run in runs if run is not None]
         if asked.settings.whole is not None:
             found.runs[name].insert(1, _run_whole(asked, task))

@@ -15,6 +15,7 @@ from analyses.head_importance.measures import ABLATIONS, MEASURES, SIGNED
 from analyses.head_importance.notes import notes
 from interp.asking import choose_stack
 from interp.pairs import METRICS
+from interp.progress import counted
 from interp.registry import unknown
 from interp.result import Result
 from interp.statistics import NORMAL, standard_error
@@ -84,7 +85,7 @@ def head_importance(
     settings = Settings(metric, first, reference, per_position, normalise, top, batch, seed, budget)
     asked = Asked(model, tower, as_records(task), settings)
     plain = asked.plain  # what cannot be read at all is told before anything is left out
-    for name in chosen:
+    for name in counted(chosen, "measures"):
         try:
             MEASURES[name](asked)
         except (ValueError, LookupError) as problem:

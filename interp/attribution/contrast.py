@@ -73,6 +73,7 @@ class Contrast:
 
     @property
     def first(self) -> int:
+        """The first layer of the stack."""
         return min(self.stack.layers)
 
     def start(self, prompt: Prompt) -> Tensor:

@@ -25,6 +25,7 @@ class Node:
 
     @property
     def name(self) -> str:
+        """As circuits name it: "2.1", "mlp 0", "2.g0.v" for a value that query heads share."""
         if self.head is None:
             return self.kind if self.layer is None else f"{self.kind} {self.layer}"
         part = "" if self.kind == "head" else f".{self.kind}"
@@ -81,14 +82,17 @@ class Edges:
 
     @property
     def sources(self) -> list[Node]:
+        """Nodes that edges leave, in the order of the rows."""
         return self.graph.sources
 
     @property
     def destinations(self) -> list[Node]:
+        """Inputs that edges reach, in the order of the columns."""
         return self.graph.destinations
 
     @property
     def exists(self) -> Tensor:
+        """True where there is an edge, [source, destination]."""
         return self.graph.exists
 
     def by_name(self) -> dict[str, float]:

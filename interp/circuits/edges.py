@@ -76,6 +76,7 @@ class EdgeRuns:
         return self._known[chosen]
 
     def mean(self, kept: Circuit | Iterable[Any]) -> float:
+        """The mean metric over records with only these edges kept."""
         return float(self.values(kept).mean())
 
     def logits(self, one: Replaced, kept: frozenset[Edge]) -> Tensor:

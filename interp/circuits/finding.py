@@ -56,6 +56,7 @@ class FoundCircuit:
         return ranked(self.scores)
 
     def top(self, count: int) -> frozenset[Node]:
+        """The first `count` heads of the ranking."""
         return frozenset(self.ranked[:count])
 
     def at(self, share: float) -> frozenset[Node]:
@@ -112,6 +113,7 @@ class Search:
             )
 
     def find(self, model: "Model", task: Task) -> FoundCircuit:
+        """The circuit of a task, by this search's method."""
         finders: dict[str, Callable[..., FoundCircuit]] = {
             "sweep": _by_sweep, "paths": _by_paths, "eap_ig": _by_estimate
         }  # fmt: skip
@@ -126,6 +128,7 @@ class Search:
     def circuit(
         self, graph: Graph, heads: Sequence[Node] | frozenset[Node], task: Task, **found: Any
     ) -> Circuit:
+        """These heads as a circuit that says how it was found."""
         return Circuit.of(graph, heads, task=task.name, found={"method": self.method, **found})
 
 

@@ -73,6 +73,7 @@ class Edge:
 
     @property
     def order(self) -> tuple[Any, ...]:
+        """As the ends run: by target, its input, and source."""
         return self.target.order, self.part, self.source.order
 
 

@@ -66,6 +66,7 @@ class Judged:
 
 
 def judged(runs: NodeRuns, heads: Iterable[Node], draws: int = 20, seed: int = 0) -> Judged:
+    """A circuit's faithfulness beside that of `draws` random circuits of as many heads."""
     chosen = frozenset(heads)
     chance = torch.Generator().manual_seed(seed)
     drawn = [random_heads(runs, len(chosen), chance) for _ in range(draws)]

@@ -51,6 +51,7 @@ class Faithfulness:
 
 
 def faithfulness(runs: Runs, circuit: Circuit | Iterable[Any]) -> Faithfulness:
+    """How much of the way from nothing kept to the whole model a circuit does by itself."""
     whole, empty, own = (runs.values(kept) for kept in (runs.parts, (), circuit))
     if math.isclose(float(whole.mean()), float(empty.mean()), rel_tol=1e-6, abs_tol=1e-9):
         raise ValueError(

@@ -74,6 +74,7 @@ class NodeRuns:
         return self._known[key]
 
     def mean(self, kept: Circuit | Iterable[Any]) -> float:
+        """The mean metric over records with only these nodes kept."""
         return float(self.values(kept).mean())
 
     def _run(self, kept: frozenset[Node], where: dict[Node, Any]) -> Tensor:

@@ -88,6 +88,7 @@ class Circuit:
 
     @property
     def heads(self) -> frozenset[tuple[int, int]]:
+        """Its heads as (layer, head); none where it is of edges."""
         return frozenset((one.layer, one.head) for one in self.nodes if one.kind == "head")
 
     def __len__(self) -> int:
@@ -109,6 +110,7 @@ class Circuit:
         return self._of(self.parts - {part_of(one) for one in parts})
 
     def plus(self, parts: Iterable[Any]) -> "Circuit":
+        """The circuit with more parts."""
         return self._of(self.parts | {part_of(one) for one in parts})
 
     def complement(self, graph: Graph) -> "Circuit":

@@ -117,8 +117,10 @@ def direct_effects(
     stack: str | None = None,
     hooks: Sequence[Hook] | Hook = (),
 ) -> DirectEffects:
-    """Parts of `metric` on a prompt: logit_diff or logit (at "last" or a span's last position), or any
-    function of logits [batch, position, token] -> [batch] that is a sum of logits of one position.
+    """What each head, MLP and bias adds to `metric` on a prompt by itself.
+
+    `metric`: logit_diff or logit (at "last" or a span's last position), or any function of logits
+    [batch, position, token] -> [batch] that is a sum of logits of one position.
 
     Norms and multipliers behind attention or MLP are counted in, norms by the scale that they had. A cap
     on the logits is left out: the parts are then those of the metric before the cap, and `notes` say

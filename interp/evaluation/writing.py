@@ -11,6 +11,7 @@ import torch
 
 from interp.asking import interventions
 from interp.making import making
+from interp.progress import counted
 from interp.scoring import Witness
 from interp.sites import Hook
 from interp.task import Record, Task
@@ -64,7 +65,7 @@ def answers(
     options = {"do_sample": False, **generate, "max_new_tokens": max_new_tokens}
     started, texts, ended = time.perf_counter(), [], []
     with torch.no_grad(), _drawn_from(model, options, seed):
-        for start in range(0, len(task), batch):
+        for start in counted(range(0, len(task), batch), "answers"):
             own, over = _written(model, task[start : start + batch], using, hooks, options)
             texts, ended = texts + own, ended + over
     if until:

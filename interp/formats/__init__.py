@@ -40,6 +40,7 @@ def rows_of(whole: Any) -> list[Any]:
 
 
 def is_classification(row: Any) -> bool:
+    """Whether a row is a text with its label."""
     return _has("sentence", "label")(row) or _has("text", "label")(row)
 
 

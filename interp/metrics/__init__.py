@@ -54,6 +54,7 @@ class Block:
 
     @property
     def columns(self) -> slice:
+        """The keys that the block's columns stand for."""
         return slice(self.left, self.left + self.pattern.shape[-1])
 
 
@@ -149,6 +150,7 @@ class Metric:
         return self.per in ("query", "key", "position")
 
     def start(self, extent: Extent) -> Tensor:
+        """The total before the first block: zeros in the shape that `per` names."""
         length = {"query": [extent.queries], "key": [extent.keys], "head": []}[self.per]
         return torch.zeros(extent.batch, extent.heads, *length, device=extent.device)
 
@@ -157,6 +159,7 @@ class Metric:
         raise TypeError(f"the metric {self.name!r} does not say how it adds a block.")
 
     def finish(self, total: Tensor, extent: Extent) -> Tensor:
+        """The number itself, from the total over all blocks."""
         return total
 
     def __call__(

@@ -69,8 +69,11 @@ class _Grid(Metric):
         return [region.index.to(extent.device) for region in largest]
 
     def parts(self, block: Block, extent: Extent) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """For each example in the block: its number, its patch rows there, and between all patches
-        the attention [head, row, patch] and the steps down and across [row, patch, 2]."""
+        """What the metric needs of each example in the block.
+
+        Its number, its patch rows there, and between all patches the attention [head, row, patch]
+        and the steps down and across [row, patch, 2].
+        """
         places = self.places(extent)
         for order, example in enumerate(range(extent.batch)[block.batch]):
             index = places[example].flatten() - extent.first_key

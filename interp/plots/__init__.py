@@ -1,23 +1,27 @@
 """Figures, in one house style. plotly lives in this folder alone.
 
 The figure of an analysis has the analysis's name and takes its `Result`: `plots.sinks(result)`.
+`plots.dark(figure)` is any of them for a dark page, `plots.fit(figure, 700)` for a narrow one.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp.plots.fitting import fit as fit
     from interp.plots.maps import head_map as head_map
     from interp.plots.maps import head_maps as head_maps
     from interp.plots.maps import image_map as image_map
     from interp.plots.maps import metric_map as metric_map
+    from interp.plots.night import dark as dark
     from interp.plots.sweep_figure import sweep_map as sweep_map
 
-MAPS = {"head_map": "maps", "head_maps": "maps", "image_map": "maps", "metric_map": "maps",
-        "sweep_map": "sweep_figure"}  # fmt: skip
+MAPS = {"dark": "night", "fit": "fitting", "head_map": "maps", "head_maps": "maps", "image_map": "maps",
+        "metric_map": "maps", "sweep_map": "sweep_figure"}  # fmt: skip
 # Each analysis has a file here of its own name, with a function `figure(result)`.
 RESULTS = (
     "activation_patching",
+    "attention",
     "attribution",
     "bigram_backcopy",
     "causal_tracing",
@@ -33,6 +37,7 @@ RESULTS = (
     "repair",
     "rhythm",
     "sinks",
+    "steer",
 )
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from interp.plots.stacking import ROW
 from interp.plots.style import EFFECT, INK, bar, plain, short, styled, visible
 
 if TYPE_CHECKING:
@@ -60,12 +61,11 @@ def figure(result: "Result", place: str | None = None, direction: str | None = N
         plain(str(result.made[key])) for key in ("model", "task") if result.made.get(key)
     )
     title = (
-        f"Activation patching of {of or 'the model'}: share of the change of {metric}{at} "
-        "(numbers: interval without 0)"
+        f"Activation patching of {of or 'the model'}: share of the change of {metric}{at}"
+        "<br>A number stands where the 95 % interval holds no 0."
     )
-    styled(grid, title, height=total + 300, width=sum(widths) + 46 * (len(widths) - 1) + 180)
-    grid.update_layout(margin={"t": 130, "b": 110, "l": 60, "r": 90})
-    return grid
+    wide = sum(widths) + 46 * (len(widths) - 1) + 180
+    return styled(grid, title, height=total + 190, width=wide, above=58, b=90, l=60, r=90)
 
 
 def _chosen(table: Any, place: str | None, direction: str | None) -> Any:
@@ -148,5 +148,5 @@ def _heading(grid: Any, text: str, row: int) -> None:
     top = grid.get_subplot(row, 1).yaxis.domain[1]
     grid.add_annotation(
         text=text, x=0, y=top, xref="paper", yref="paper", xanchor="left", yanchor="bottom",
-        yshift=24, showarrow=False, font={"size": 12, "color": INK},
+        yshift=24, showarrow=False, name=ROW, font={"size": 12, "color": INK},
     )  # fmt: skip

@@ -44,19 +44,20 @@ def figure(result: "Result", bars: int = BARS) -> "Figure":
         _bars(grid, labels, own["score"].tolist(), method, (len(kinds) > 0) + 1, column)
     rows = bool(kinds) + bool(asked)
     columns = max(len(kinds), len(asked), 2)
-    styled(grid, _title(result), height=TALL * rows + 150, width=WIDE * columns + 120)
+    wide = WIDE * columns + 120
+    styled(grid, _title(result), height=TALL * rows + 120, width=wide, l=110, b=90)
     legend = {"orientation": "h", "yref": "container", "y": 0.005, "yanchor": "bottom", "x": 0.0}
-    grid.update_layout(legend=legend, margin={"t": 120, "l": 90, "b": 90})
-    return grid
+    grid.update_annotations(font={"size": 12, "color": INK})
+    return grid.update_layout(legend=legend)
 
 
 def _title(result: "Result") -> str:
     model, task = (plain(str(result.made.get(name) or f"a {name}")) for name in ("model", "task"))
     exact = " beside exact patching" if "exact" in result.table else ", not held against patching"
     return (
-        f"{model} on {task}: gradient estimates of patching{exact}<br><sup>Effect: the metric with a "
+        f"{model} on {task}: gradient estimates of patching{exact}<br>Effect: the metric with a "
         "node's corrupted value, less that of the clean run. Edges are scored by the loss: above 0, "
-        "corrupting hurts. Edge scores are estimates.</sup>"
+        "corrupting hurts. Edge scores are estimates."
     )
 
 
@@ -68,7 +69,7 @@ def _sheet(kinds: list[str], methods: list[str]) -> "Figure":
     titles += [f"edges by {NAMES[method]}" for method in methods]
     return make_subplots(
         rows=bool(kinds) + bool(methods) or 1, cols=columns, subplot_titles=titles,
-        horizontal_spacing=0.27 / columns, vertical_spacing=0.18,
+        horizontal_spacing=0.36 / columns, vertical_spacing=0.18,
     )  # fmt: skip
 
 

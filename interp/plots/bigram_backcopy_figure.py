@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import ATTENTION, SERIES, bar, styled, visible
+from interp.plots.style import ATTENTION, SERIES, WORDS, bar, styled, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -85,12 +85,12 @@ def _lines(
             )
         )
         drawn.add_annotation(
-            x=LEFT[1] + 0.008,
-            xref="paper",
+            x=1.02,
+            xref=f"x{axis} domain",
             y=places[name],
             yref=f"y{axis}",
             text=f"{label} <b>{ends[name]:.2g}</b>",
-            font={"color": COLOURS[name], "size": 12},
+            font={"color": WORDS[COLOURS[name]], "size": 12},
             align="left",
             xanchor="left",
             yanchor="middle",
@@ -116,7 +116,7 @@ def _map(drawn: "Figure", result: "Result") -> None:
 
     sample, pattern = result.tables["sample"], result.tensors["sample"]
     names = [visible(token) for token in sample["token"]]
-    orange = f"<span style='color:{SERIES[1]}'><b>%s</b></span>"
+    orange = f"<span style='color:{WORDS[SERIES[1]]}'><b>%s</b></span>"
     labels = [
         orange % name if trigger else name
         for name, trigger in zip(names, sample["trigger"], strict=True)

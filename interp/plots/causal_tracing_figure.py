@@ -54,10 +54,8 @@ def figure(result: "Result", record: int | None = None, direction: str | None = 
     _draw(grid, 2, singles, starred)
     grid.update_annotations(font={"size": 12, "color": INK})
     title = _heading(result, direction, record, metric)
-    height = int(LINE * sum(tall)) + GAP + 190
-    styled(grid, title, height=height, width=270 + WIDE * len(panels))
-    grid.update_layout(margin={"l": 170, "t": 130})
-    return grid
+    height = int(LINE * sum(tall)) + GAP + 160
+    return styled(grid, title, height=height, width=270 + WIDE * len(panels), above=46, l=170)
 
 
 def _known(noun: str, asked: Any, there: Any) -> Any:
@@ -101,7 +99,7 @@ def _heading(result: "Result", direction: str, record: int, metric: str) -> str:
     count = len(result.tables["records"])
     return (
         f"Causal tracing of {of or 'the model'}: {way}"
-        f"<br><sub>{does}. Above: means over {count} records by role; below: record {record}</sub>"
+        f"<br>{does}. Above: means over {count} records by role; below: record {record}"
     )
 
 

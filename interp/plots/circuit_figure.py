@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from interp.plots.head_scores import kept, legend, mark, reach, score_map
-from interp.plots.style import CONTROL, FAINT, INK, SERIES, bar, plain, styled
+from interp.plots.style import CONTROL, FAINT, INK, INTERVAL, SERIES, bar, plain, styled
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -34,8 +34,7 @@ def figure(result: "Result") -> "Figure":
         plain(str(result.made[key])) for key in ("model", "task") if result.made.get(key)
     )
     title = f"{of}: circuit by {plain(str(settings.get('method', '')))}"
-    styled(grid, title, height=max(420, 190 + 30 * layers), width=1100)
-    return grid.update_layout(margin={"b": 110})
+    return styled(grid, title, height=max(420, 190 + 30 * layers), width=1100, b=110)
 
 
 def _sizes(grid: Any, result: "Result") -> None:
@@ -46,7 +45,7 @@ def _sizes(grid: Any, result: "Result") -> None:
     grid.add_trace(
         go.Scatter(
             x=count + count[::-1], y=sizes["high"].tolist() + sizes["low"].tolist()[::-1], fill="toself",
-            fillcolor="rgba(0,114,178,0.15)", line={"width": 0}, hoverinfo="skip", name="95 % interval",
+            fillcolor=INTERVAL, line={"width": 0}, hoverinfo="skip", name="95 % interval",
         ),
         row=1, col=2,
     )  # fmt: skip

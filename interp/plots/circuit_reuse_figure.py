@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from interp.plots.head_scores import kept, legend, mark, reach, score_map
-from interp.plots.style import CONTROL, INK, SERIES, bar, plain, styled
+from interp.plots.style import BAND, CONTROL, INK, SERIES, bar, plain, styled
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -44,8 +44,7 @@ def figure(result: "Result", first: str | None = None, second: str | None = None
     layers = own[0]["layer"].nunique()
     model = plain(str(result.made.get("model") or ""))
     title = f"{model}: do {plain(first)} and {plain(second)} share a circuit?"
-    styled(grid, title, height=max(430, 190 + 30 * layers), width=1260)
-    return grid.update_layout(margin={"b": 110})
+    return styled(grid, title, height=max(430, 190 + 30 * layers), width=1260, b=110)
 
 
 def _pair(result: "Result", first: str | None, second: str | None) -> tuple[str, str, Any]:
@@ -68,7 +67,7 @@ def _shared(grid: Any, pair: Any) -> None:
     sizes = [_size(size) for size in pair["size"]]
     grid.add_trace(
         go.Bar(
-            x=sizes, y=pair["most"], marker={"color": "#e4e7eb"}, width=0.8,
+            x=sizes, y=pair["most"], marker={"color": BAND}, width=0.8,
             name="up to here: 95 % of random sets", hovertemplate="%{x}: %{y}<extra></extra>",
         ),
         row=1, col=3,
@@ -91,7 +90,7 @@ def _shared(grid: Any, pair: Any) -> None:
         row=1, col=3,
     )  # fmt: skip
     grid.update_yaxes(
-        title={"text": "heads in both", "standoff": 4}, rangemode="tozero", row=1, col=3
+        title={"text": "heads in both", "standoff": 4}, range=_range(pair), row=1, col=3
     )
 
 

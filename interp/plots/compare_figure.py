@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import CONTROL, FAINT, INK, PAPER, SERIES, plain, short, styled
+from interp.plots.style import CONTROL, GRID, INK, PAPER, SERIES, plain, short, styled
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -13,7 +13,6 @@ KINDS = {"intervention": SERIES[0], "control": CONTROL, "whole": SERIES[2]}
 NAMES = {"intervention": "intervention", "control": "control", "whole": "the unbroken model"}
 WIDE, LINE = 330, 26  # pixels of a panel and of a row
 LONGEST = 34  # characters of a name
-GRID = "#eef1f4"
 ACROSS = 3  # panels in a row
 
 
@@ -123,12 +122,12 @@ def _styled(
     does = f"share of what {of} lost that comes back" if recovered else f"what each changes in {of}"
     hollow = "hollow: not to be told from plain"
     title = (
-        f"{plain(what)}: {does}<br><sub>95 % intervals, paired bootstrap over records; "
-        f"{'1: all of it' if recovered else '0: as with nothing changed'}; {hollow}</sub>"
+        f"{plain(what)}: {does}<br>95 % intervals, paired bootstrap over records; "
+        f"{'1: all of it' if recovered else '0: as with nothing changed'}; {hollow}"
     )
-    styled(grid, title, height=down * (LINE * names + 80) + 150, width=310 + WIDE * across)
+    height = down * (LINE * names + 80) + 130
+    styled(grid, title, height=height, width=310 + WIDE * across, l=235, r=40, b=95)
     grid.update_layout(
-        margin={"l": 235, "t": 110, "r": 40, "b": 95},
         legend={"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "x": 0},
     )
     axis = "share recovered" if recovered else f"change of {plain(rate.replace('_', ' '))}"
@@ -148,4 +147,3 @@ def _styled(
         grid.update_xaxes(
             title={"text": axis, "standoff": 6, "font": {"size": 12}}, row=down, col=column
         )
-    grid.update_yaxes(linecolor=FAINT)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import CONTROL, EFFECT, FAINT, INK, SERIES, bar, plain, short, styled
+from interp.plots.style import CONTROL, EFFECT, GRID, INK, SERIES, bar, plain, short, styled
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -46,14 +46,15 @@ def figure(result: "Result") -> "Figure":
         _bars(grid, tests[tests["task"] == task], (row, len(points) + 1))
     grid.update_layout(
         coloraxis={"colorscale": EFFECT, "cmin": -most, "cmid": 0, "cmax": most,
-                   "colorbar": bar("importance", orientation="h", x=0.0, xanchor="left", y=0,
-                                   yref="container", yanchor="bottom", len=0.35)}
+                   "colorbar": bar("", orientation="h", x=0.0, xanchor="left", y=0,
+                                   yref="container", yanchor="bottom", lenmode="pixels", len=240,
+                                   title={"text": "importance", "side": "top"})}
     )  # fmt: skip
     layers = int(table["layer"].nunique())
     height = len(tasks) * (100 + max(LINE * bars, 28 * layers, 120)) + 150
-    styled(grid, _title(result), height=height, width=310 + PANEL * (len(points) + 1.5))
-    grid.update_layout(margin={"t": 110, "b": 110, "r": 240}, showlegend=False)
-    return grid
+    wide = 310 + PANEL * (len(points) + 1.5)
+    styled(grid, _title(result), height=height, width=wide, b=110, r=240)
+    return grid.update_layout(showlegend=False)
 
 
 def _chosen(points: list[str]) -> list[str]:
@@ -72,8 +73,8 @@ def _title(result: "Result") -> str:
     what = "estimated importance (EAP-IG)" if method == "eap_ig" else "importance of each head"
     return (
         f"{of or 'Heads'}: {what} at each checkpoint, and held-out accuracy of the last"
-        "<br><sub>in a checkpoint's circuit: E emergent, R retained, L lost, b only in between; "
-        "random sets: mean, and 95 % of the sets</sub>"
+        "<br>in a checkpoint's circuit: E emergent, R retained, L lost, b only in between; "
+        "random sets: mean, and 95 % of the sets"
     )
 
 
@@ -123,7 +124,7 @@ def _bars(grid: Any, own: Any, at: tuple[int, int]) -> None:
     )  # fmt: skip
     grid.update_xaxes(
         title={"text": "held-out records answered right", "standoff": 4}, range=[0, 1.05],
-        gridcolor=FAINT, row=row, col=column,
+        showgrid=True, gridcolor=GRID, row=row, col=column,
     )  # fmt: skip
     # On the right, where no map is in the way.
     grid.update_yaxes(type="category", autorange="reversed", side="right", row=row, col=column)

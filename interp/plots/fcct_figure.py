@@ -46,12 +46,11 @@ def figure(result: "Result") -> "Figure":
     kept = int(records["kept"].sum())
     title = (
         f"FCCT of {of or 'the model'}: how much of the answer each restoration recovers"
-        f"<br><sub>mean recovery rates over {kept} records; 0: as with the corrupted image, 1: as with the "
-        "clean one</sub>"
+        f"<br>mean recovery rates over {kept} records; 0: as with the corrupted image, 1: as with the "
+        "clean one"
     )
-    styled(grid, title, height=LINE * len(labels) + 200, width=270 + WIDE * len(components))
-    grid.update_layout(margin={"l": 170, "t": 120})
-    return grid
+    wide = 270 + WIDE * len(components)
+    return styled(grid, title, height=LINE * len(labels) + 165, width=wide, l=170)
 
 
 def _labels(result: "Result") -> dict[str, str]:

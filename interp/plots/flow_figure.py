@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import CONTROL, EFFECT, INK, SERIES, plain, short, styled, visible
+from interp.plots.style import CONTROL, EFFECT, INK, SERIES, WORDS, plain, short, styled, visible
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +23,8 @@ TITLES = {
     "deletion": "Deletion: the top replaced (lower is better)",
     "insertion": "Insertion: all but the top replaced (higher is better)",
 }
-ACROSS = 6  # images in a row
+WIDE, NARROW = 1180, 1000  # pixels; below the second the curves are below each other
+PLACES = 12  # columns of the sheet
 CURVES_TALL, LINE_TALL, MAP_TALL, GAP = 330, 24, 138, 84  # pixels
 
 RELEVANCE = (
@@ -35,7 +36,7 @@ Row = dict[str, Any]
 Columns = list[tuple[str, list[int]]]  # what a column is called, and the positions it sums
 
 
-def figure(result: "Result", record: int = 0) -> "Figure":
+def figure(result: "Result", record: int = 0, width: int = WIDE) -> "Figure":
     """Above the curves of all records, random rankings in grey; below the relevance of one record.
 
     The labels stand beside their panel from best to worst, with the area under the curve, in bold
@@ -49,18 +50,29 @@ def figure(result: "Result", record: int = 0) -> "Figure":
     rows = _rows(result.tables["relevance"], record=record)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     columns = _columns([row for row in rows if row["method"] == methods[0]])
-    drawn, heights = _sheet(len(methods), bool(columns), f"map {record}" in result.tensors)
+    narrow = width < NARROW
+    across = 4 if narrow else 6
+    maps = f"map {record}" in result.tensors
+    drawn, heights = _sheet(
+        -(-(len(methods) + 1) // across) * maps, len(methods), bool(columns), narrow
+    )
     for panel, curve in enumerate(TITLES):
-        _curves(drawn, result, curve, panel)
+        place: Row = {"row": 1 + panel, "col": 1} if narrow else {"row": 1, "col": 1 + 7 * panel}
+        _curves(drawn, result, curve, panel, place)
+        if panel == 0 or narrow:
+            drawn.update_yaxes(title="probability of the answer", **place)
+        else:  # the same scale as on the left, and the labels of the left stand there
+            drawn.update_yaxes(showticklabels=False, **place)
+    row = 3 if narrow else 2
     if columns:
-        _tokens(drawn, rows, methods, columns)
+        _tokens(drawn, rows, methods, columns, row)
     if len(heights) > 1:
         _heading(drawn, RELEVANCE, "x3", "y3")
-    if f"map {record}" in result.tensors:
-        _maps(drawn, result, record, methods, first=3 if columns else 2)
-    styled(drawn, _title(result, record), height=sum(heights) + GAP * len(heights) + 60, width=1180)
-    drawn.update_layout(showlegend=False, margin={"l": 140, "r": 170, "t": 95, "b": 80})
-    return drawn
+    if maps:
+        _maps(drawn, result, record, methods, row + bool(columns), across)
+    height = sum(heights) + GAP * len(heights) + 60
+    styled(drawn, _title(result, record), height=height, width=width, l=140, r=170, b=80)
+    return drawn.update_layout(showlegend=False)
 
 
 def _rows(table: "pandas.DataFrame", **wanted: Any) -> list[Row]:
@@ -75,35 +87,35 @@ def _title(result: "Result", record: int) -> str:
     model, task = (plain(str(result.made.get(name) or f"a {name}")) for name in ("model", "task"))
     return (
         f"{model} on {task}: "
-        f"what its answers rest on<br><sup>Curves: mean of {count} record{'s' * (count > 1)}. "
+        f"what its answers rest on<br>Curves: mean of {count} record{'s' * (count > 1)}. "
         f"Below: record {record}, answer “{visible(str(asked['answer'])).strip('·')}”, "
-        f"probability {asked['probability']:.2f}.</sup>"
+        f"probability {asked['probability']:.2f}."
     )
 
 
-def _sheet(methods: int, tokens: bool, maps: bool) -> tuple["Figure", list[int]]:
-    """Two panels above; below them a map of tokens, rows of small images, or both."""
+def _sheet(deep: int, methods: int, tokens: bool, narrow: bool) -> tuple["Figure", list[int]]:
+    """Two panels above; below them a map of tokens, `deep` rows of small images, or both."""
     from plotly.subplots import make_subplots
 
-    deep = -(-(methods + 1) // ACROSS) if maps else 0
-    heights = [CURVES_TALL, *([LINE_TALL * methods] if tokens else []), *[MAP_TALL] * deep]
-    wide = 2 * ACROSS
-    specs: list[list[Any]] = [[{"colspan": 5}, *[None] * 6, {"colspan": 5}, *[None] * 4]]
-    specs += [[{"colspan": wide}, *[None] * (wide - 1)]] if tokens else []
-    specs += [[{"colspan": 2}, None] * ACROSS for _ in range(deep)]
+    whole_row = [{"colspan": PLACES}, *[None] * (PLACES - 1)]
+    beside: list[Any] = [{"colspan": 5}, *[None] * 6, {"colspan": 5}, *[None] * 4]
+    image = [{"colspan": 3}, None, None] * 4 if narrow else [{"colspan": 2}, None] * 6
+    specs: list[list[Any]] = [whole_row] * 2 if narrow else [beside]
+    heights = [CURVES_TALL] * len(specs)
+    specs += [whole_row] * tokens + [image] * deep
+    heights += [LINE_TALL * methods] * tokens + [MAP_TALL] * deep
     whole = sum(heights) + GAP * (len(heights) - 1)
     drawn = make_subplots(
-        rows=len(heights), cols=wide, specs=specs, row_heights=[float(each) for each in heights],
+        rows=len(heights), cols=PLACES, specs=specs, row_heights=[float(each) for each in heights],
         vertical_spacing=GAP / whole, horizontal_spacing=0.012,
     )  # fmt: skip
     return drawn, heights
 
 
-def _curves(drawn: "Figure", result: "Result", curve: str, panel: int) -> None:
+def _curves(drawn: "Figure", result: "Result", curve: str, panel: int, place: Row) -> None:
     """One panel, and beside it its labels in the order of their areas."""
     import plotly.graph_objects as go
 
-    place: Row = {"row": 1, "col": 1 if panel == 0 else 8}
     across, up = (f"{axis}{panel + 1 if panel else ''} domain" for axis in "xy")
     order = sorted(
         _rows(result.table, curve=curve),
@@ -123,17 +135,13 @@ def _curves(drawn: "Figure", result: "Result", curve: str, panel: int) -> None:
         drawn.add_annotation(
             text=f"<b>{text}</b>" if row["beats"] else text, x=1.02, y=1 - step * rank, xref=across,
             yref=up, xanchor="left", yanchor="top", showarrow=False,
-            font={"color": _line(row["method"])["color"], "size": 12},
+            font={"color": WORDS[_line(row["method"])["color"]], "size": 12},
         )  # fmt: skip
     _heading(drawn, TITLES[curve], across.split()[0], up.split()[0])
     drawn.update_xaxes(
         title="share of the ranked positions", tickformat=".0%", range=[0, 1], **place
     )
     drawn.update_yaxes(range=[0, 1.02], **place)
-    if panel == 0:
-        drawn.update_yaxes(title="probability of the answer", **place)
-    else:  # the same scale as on the left, and the labels of the left stand there
-        drawn.update_yaxes(showticklabels=False, **place)
 
 
 def _heading(drawn: "Figure", text: str, across: str, up: str) -> None:
@@ -160,7 +168,9 @@ def _columns(rows: list[Row]) -> Columns:
     return columns
 
 
-def _tokens(drawn: "Figure", rows: list[Row], methods: list[str], columns: Columns) -> None:
+def _tokens(
+    drawn: "Figure", rows: list[Row], methods: list[str], columns: Columns, row: int
+) -> None:
     """Methods down, tokens across; each row by its own largest, ranked positions alone."""
     import plotly.graph_objects as go
 
@@ -177,20 +187,25 @@ def _tokens(drawn: "Figure", rows: list[Row], methods: list[str], columns: Colum
         zmin=-1, zmax=1, xgap=1, ygap=1, showscale=False,
         hovertemplate="%{customdata}<extra></extra>",
     )  # fmt: skip
-    drawn.add_trace(cell, row=2, col=1)
+    drawn.add_trace(cell, row=row, col=1)
     ticks = {"tickvals": list(range(len(columns))), "ticktext": [name for name, _ in columns]}
-    drawn.update_xaxes(**ticks, tickangle=-60, row=2, col=1)
-    drawn.update_yaxes(autorange="reversed", row=2, col=1)
+    drawn.update_xaxes(**ticks, tickangle=-60, row=row, col=1)
+    drawn.update_yaxes(autorange="reversed", row=row, col=1)
 
 
-def _maps(drawn: "Figure", result: "Result", record: int, methods: list[str], first: int) -> None:
+def _maps(
+    drawn: "Figure", result: "Result", record: int, methods: list[str], first: int, across: int
+) -> None:
     """The image, and under each method's relevance again."""
     import plotly.graph_objects as go
 
     image = result.tensors[f"image {record}"].numpy()
     height, width = image.shape[:2]
     for number, name in enumerate(["the image", *methods]):
-        place: Row = {"row": first + number // ACROSS, "col": 1 + 2 * (number % ACROSS)}
+        place: Row = {
+            "row": first + number // across,
+            "col": 1 + PLACES // across * (number % across),
+        }
         drawn.add_trace(go.Image(z=image, hoverinfo="skip"), **place)
         if number:
             values = result.tensors[f"map {record}"][number - 1]

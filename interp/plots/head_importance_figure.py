@@ -58,10 +58,9 @@ def figure(result: "Result", sizes: bool = False) -> "Figure":
     stack = table["stack"].iloc[0]
     title = f"What {metric} owes to each head of {of or 'the model'}, {stack} stack"
     if not sizes and any(name in table for name in ABLATIONS):
-        title += "<br><sub>ablations: a number where the 95 % interval holds no 0</sub>"
-    styled(grid, title, height=150 + 290 * down, width=min(1240, 150 + 330 * across))
-    grid.update_layout(margin={"t": 130})
-    return grid
+        title += "<br>ablations: a number where the 95 % interval holds no 0"
+    wide = min(1240, 150 + 330 * across)
+    return styled(grid, title, height=120 + 290 * down, width=wide, above=48)
 
 
 def _limits(table: Any, sizes: bool) -> float:
@@ -106,7 +105,7 @@ def _map(
         y=[str(layer) for layer in values.index], xgap=1, ygap=1,
         colorscale=EFFECT if signed else ATTENTION, zmin=-largest if signed else 0, zmax=largest,
         text=text, texttemplate="%{text}" if values.shape[1] <= NUMBERED else None,
-        textfont={"size": 8},
+        textfont={"size": 9},
         colorbar=bar("", thickness=7, x=across[1] + 0.004, len=up[1] - up[0], y=up[0], yanchor="bottom",
                      tickfont={"size": 9}, nticks=5),
         hovertemplate=f"layer %{{y}}, head %{{x}}: {name} %{{z:.3f}}<extra></extra>",

@@ -4,13 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 from interp.plots.style import (
     ATTENTION,
+    BAND,
     CONTROL,
     EFFECT,
-    FAINT,
     INK,
+    NIGHT,
     PAPER,
+    QUIET,
     SERIES,
+    WASH,
     bar,
+    contrast,
+    pale,
     plain,
     styled,
 )
@@ -33,10 +38,11 @@ COLOURS = {
     "retrieval": SERIES[3],
     "sink": CONTROL,
     "positional": SERIES[7],
-    "local": "#e4e9ee",
-    "global": "#d3d9e0",
+    "local": BAND,
+    "global": WASH,
     "other": PAPER,
 }
+STRONG = {*SERIES, CONTROL}
 WEAK, LOOKS = " (weak)", ("local", "global", "other")
 # Shares, from 0 to 1; and sizes, each coloured from its least to its largest.
 SHARES = (
@@ -80,9 +86,8 @@ def figure(result: "Result", most: int = MOST) -> "Figure":
         plain(str(result.made[key])) for key in ("model", "task") if result.made.get(key)
     )
     cut = f", and scores of the {len(shown)} strongest" if len(shown) < len(rows) else ""
-    styled(drawn, f"What each head of {of or 'the model'} is for (pale: weakly){cut}",
-           height=height + 190, width=LEFT + inside + RIGHT)  # fmt: skip
-    drawn.update_layout(margin={"l": LEFT, "r": RIGHT, "t": 130, "b": 60})
+    styled(drawn, f"What each head of {of or 'the model'} is for (pale: weakly){cut}", above=90,
+           height=height + 190, width=LEFT + inside + RIGHT, l=LEFT, r=RIGHT)  # fmt: skip
     drawn.update_yaxes(tickfont={"size": 10}, selector={"anchor": "x2"})
     return drawn
 
@@ -128,7 +133,7 @@ def _types(drawn: "Figure", rows: list[Row], across: int, tall: int) -> None:
     )
     size = 11 if across <= 10 else 9 if across <= 16 else 7
     for row in rows:
-        ink = FAINT if row["type"] == "other" else _ink(_colour(row["type"]))
+        ink = QUIET if row["type"] == "other" else _ink(_colour(row["type"]))
         drawn.add_annotation(
             x=row["head"], y=row["layer"], text=_said(row, across, tall), showarrow=False,
             font={"size": size, "color": ink},
@@ -153,17 +158,14 @@ def _colour(name: str) -> str:
     colour = COLOURS[_bare(name)]
     if not name.endswith(WEAK):
         return colour
-    return "#" + "".join(f"{(part + 2 * 255) // 3:02x}" for part in _parts(colour))
-
-
-def _parts(colour: str) -> list[int]:
-    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    return pale(colour)
 
 
 def _ink(colour: str) -> str:
-    """White on what is dark."""
-    red, green, blue = _parts(colour)
-    return PAPER if 0.3 * red + 0.59 * green + 0.11 * blue < 140 else INK
+    """Words on a cell: on pale ones as on paper; on others black or white, whichever is told apart."""
+    if colour not in STRONG:
+        return INK
+    return max(PAPER, NIGHT, key=lambda ink: contrast(ink, colour))
 
 
 def _scores(drawn: "Figure", rows: list[Row], names: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import ATTENTION, bar, styled, visible
+from interp.plots.style import ATTENTION, COVER, INK, WORD, bar, styled, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -71,6 +71,7 @@ def head_maps(trace: "Trace", row: int = 0) -> "Figure":
                            colorbar=bar("attention"),
                            hovertemplate="%{customdata}: %{z:.3f}<extra></extra>")  # fmt: skip
             figure.add_trace(cell, row=down, col=across + 1)
+    figure.update_annotations(font={"size": WORD, "color": INK})
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, autorange="reversed")
     title = f"{trace.model}: who looks at whom (rows: queries, columns: keys)"
@@ -117,16 +118,16 @@ def image_map(image: Any, heat: "Tensor", title: str = "") -> "Figure":
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.04)
     for column in (1, 2):
         figure.add_trace(go.Image(z=image.convert("RGB"), hoverinfo="skip"), row=1, col=column)
-    cover = [[0.0, "rgba(255,140,0,0.0)"], [1.0, "rgba(255,140,0,0.8)"]]
     cell = go.Heatmap(
         z=heat.detach().float().cpu().numpy(),
-        colorscale=cover,
+        colorscale=COVER,
         colorbar=bar("attention"),
         hovertemplate="%{z:.3f}<extra></extra>",
     )
     figure.add_trace(cell, row=1, col=2)
     figure.update_xaxes(showticklabels=False, constrain="domain")
-    figure.update_yaxes(showticklabels=False, scaleanchor="x", autorange="reversed")
+    figure.update_yaxes(showticklabels=False, autorange="reversed", constrain="domain")
+    figure.update_layout(yaxis_scaleanchor="x", yaxis2_scaleanchor="x2")
     return styled(figure, title, height=380, width=720)
 
 

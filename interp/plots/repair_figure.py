@@ -34,12 +34,9 @@ def figure(result: "Result") -> "Figure":
         _scatter(grid, heads, "before", "direct effect before (no importance is known)")
     grid.update_annotations(font={"size": 12, "color": INK})
     height = 200 + max(LINE * (len(result.table) + 1), 300)
-    styled(grid, _title(result), height=height, width=1100)
-    grid.update_layout(
-        margin={"l": 110, "t": 100, "b": 100},
-        legend={"orientation": "h", "x": 0.57, "y": -0.17, "yanchor": "top"},
-    )
-    return grid
+    styled(grid, _title(result), height=height, width=1100, l=110, b=100)
+    legend = {"orientation": "h", "x": 0.57, "y": -0.17, "yanchor": "top"}
+    return grid.update_layout(legend=legend)
 
 
 def _title(result: "Result") -> str:
@@ -53,8 +50,7 @@ def _title(result: "Result") -> str:
     places = (result.made.get("settings") or {}).get("places", "wrong")
     where = f"{places} answers" if isinstance(places, str) else ", ".join(places)
     return (
-        f"Repair of {of or 'the model'}<br><sub>heads {listed} look at {plain(where)}; "
-        f"{count} records</sub>"
+        f"Repair of {of or 'the model'}<br>heads {listed} look at {plain(where)}; {count} records"
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.style import FAINT, PAPER, SERIES, plain, styled, visible
+from interp.plots.style import FAINT, PAPER, SERIES, WORDS, plain, styled, visible
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 PREPLAN, ANCHOR = SERIES[0], SERIES[1]
 MARKS = {
     (False, False): "%s",
-    (True, False): f"<span style='color:{PREPLAN}'><b>%s</b></span>",
-    (False, True): f"<span style='color:{ANCHOR}'><b><u>%s</u></b></span>",
-    (True, True): f"<span style='color:{SERIES[3]}'><b><u>%s</u></b></span>",
+    (True, False): f"<span style='color:{WORDS[PREPLAN]}'><b>%s</b></span>",
+    (False, True): f"<span style='color:{WORDS[ANCHOR]}'><b><u>%s</u></b></span>",
+    (True, True): f"<span style='color:{WORDS[SERIES[3]]}'><b><u>%s</u></b></span>",
 }
 KEY = {
     (True, False): "preplan, a peak of WAAD: looks far back",
@@ -23,24 +23,29 @@ KEY = {
     (True, True): "both",
 }
 WIDTH = 1240
-LETTERS = 180  # of the text in one line
+NARROW = 900  # pixels: below, the key to the marks takes three lines
+LETTER = 6.1  # pixels of a letter of the text
 LINE = 21  # pixels
 
 
-def figure(result: "Result", record: int = 0, start: int = 0, count: int = 90) -> "Figure":
+def figure(
+    result: "Result", record: int = 0, start: int = 0, count: int = 90, width: int = WIDTH
+) -> "Figure":
     """`count` tokens of one response, from its `start`: the text marked, WAAD below it, then FAI."""
     import plotly.graph_objects as go
 
     response = _response(result, record, start, count)
     shown = response.iloc[start : start + count]
-    lines = _text(shown)
-    above = 24 + LINE * (len(lines) + 1)
+    lines = _text(shown, int((width - 140) / LETTER))
+    breaks = "<br>" if width < NARROW else " &nbsp; "
+    keys = breaks.join(MARKS[kind] % words for kind, words in KEY.items()).split("<br>")
+    above = 24 + LINE * (len(lines) + len(keys))
     height = 620 + above
-    inside = height - 70 - 90  # less the margins that hold the title and the tokens
+    inside = height - 53 - 90  # less the margins that hold the title and the tokens
     top = 1 - above / inside
     drawn = go.Figure()
-    _curve(drawn, shown, "waad", "preplan", PREPLAN, "")
-    _curve(drawn, shown, "fai", "anchor", ANCHOR, "2")
+    _curve(drawn, shown, "waad", "preplan", PREPLAN, "", width)
+    _curve(drawn, shown, "fai", "anchor", ANCHOR, "2", width)
     _lead_up(drawn, shown, top)
     ticks = [MARKS[_kind(row)] % visible(row["token"].strip() or row["token"])
              for row in shown.to_dict("records")]  # fmt: skip
@@ -48,20 +53,19 @@ def figure(result: "Result", record: int = 0, start: int = 0, count: int = 90) -
     drawn.update_layout(
         xaxis={"anchor": "y", "matches": "x2", "showticklabels": False, **across},
         xaxis2={"anchor": "y2", "tickvals": list(range(len(shown))), "ticktext": ticks,
-                "tickangle": -90, **across},
+                "tickangle": -90, "tickfont": {"size": min(11, (width - 140) // len(shown))},
+                **across},
         yaxis={"domain": (0.53 * top, top), "title": "WAAD, tokens", "range": _room(shown["waad"])},
         yaxis2={"domain": (0, 0.47 * top), "title": "FAI, mean attention",
                 "range": _room(shown["fai"])},
         showlegend=False,
     )  # fmt: skip
-    keys = " &nbsp; ".join(MARKS[kind] % words for kind, words in KEY.items())
     drawn.add_annotation(
         x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="top", align="left",
-        text="<br>".join([keys, *lines]), font={"size": 13}, showarrow=False,
+        text="<br>".join([*keys, *lines]), font={"size": 13}, showarrow=False,
     )  # fmt: skip
-    drawn = styled(drawn, _title(result, record, len(response), start, len(shown)),
-                   height=height, width=WIDTH)  # fmt: skip
-    return drawn.update_layout(margin={"b": 90})
+    title = _title(result, record, len(response), start, len(shown))
+    return styled(drawn, title, height=height, width=width, above=20, b=90)
 
 
 def _response(result: "Result", record: int, start: int, count: int) -> "DataFrame":
@@ -87,15 +91,15 @@ def _kind(row: dict[Any, Any]) -> tuple[bool, bool]:
     return bool(row["preplan"]), bool(row["anchor"])
 
 
-def _text(shown: "DataFrame") -> list[str]:
+def _text(shown: "DataFrame", letters: int) -> list[str]:
     """The response in lines, its peaks marked."""
-    lines, room = [""], LETTERS
+    lines, room = [""], letters
     for row in shown.to_dict("records"):
         token = row["token"]
         said = visible(token).replace("·", " ")
         if len(said) > room:
             lines.append("")
-            room = LETTERS
+            room = letters
         said = said if lines[-1] else said.lstrip()
         blank = " " * (len(said) - len(said.lstrip()))
         lines[-1] += blank + MARKS[_kind(row)] % said.strip()
@@ -104,7 +108,13 @@ def _text(shown: "DataFrame") -> list[str]:
 
 
 def _curve(
-    drawn: "Figure", shown: "DataFrame", name: str, peak: str, colour: str, axis: str
+    drawn: "Figure",
+    shown: "DataFrame",
+    name: str,
+    peak: str,
+    colour: str,
+    axis: str,
+    width: int,
 ) -> None:
     """The line, a marker at each peak, and the peak's token where there is room for it."""
     import plotly.graph_objects as go
@@ -119,10 +129,10 @@ def _curve(
     dots = {"x": peaks, "y": heights[peaks], "marker": {"color": colour, "size": 7}, **axes}
     drawn.add_trace(go.Scatter(**dots, mode="markers", hoverinfo="skip"))
     names = {spot: _name(tokens[spot]) for spot in peaks}
-    for spot in _apart(names, heights, len(shown)):
+    for spot in _apart(names, heights, (width - 140) / len(shown)):
         drawn.add_annotation(
             x=spot, y=heights[spot], xref=axes["xaxis"], yref=axes["yaxis"], text=names[spot],
-            font={"color": colour, "size": 11}, yanchor="bottom", yshift=5, showarrow=False,
+            font={"color": WORDS[colour], "size": 11}, yanchor="bottom", yshift=5, showarrow=False,
             bgcolor=PAPER, borderpad=0,
         )  # fmt: skip
 
@@ -133,9 +143,8 @@ def _name(token: str) -> str:
     return bare if any(letter.isalnum() for letter in bare) else f"“{bare}”"
 
 
-def _apart(names: dict[int, str], heights: Any, count: int) -> list[int]:
+def _apart(names: dict[int, str], heights: Any, pixels: float) -> list[int]:
     """Peaks to write names at: the highest first, and none that would meet one already there."""
-    pixels = (WIDTH - 140) / count
     chosen: list[int] = []
     for peak in sorted(names, key=lambda place: -heights[place]):
         room = [3.2 * (len(names[peak]) + len(names[other])) + 6 for other in chosen]

@@ -62,7 +62,7 @@ def figure(
         f"{own['stack']} stack"
     )
     grid.update_annotations(font={"size": 12, "color": INK})
-    return styled(grid, title, height=720, width=1180)
+    return styled(grid, title, height=735, width=1180, b=75)
 
 
 def _chosen(result: "Result", domain: str | None, stack: str | None) -> dict[str, str]:

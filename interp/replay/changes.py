@@ -47,6 +47,7 @@ class Change:
         return Hook(self.site, put, layers=[self.layer], stack=self.stack or stack)
 
     def put(self, value: Tensor, at: Any) -> Tensor:
+        """The value with this change in it."""
         new = self.values
         if self.fn is not None:
             made = self.fn(value, at)

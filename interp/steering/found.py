@@ -33,6 +33,7 @@ class Found:
 
     @classmethod
     def on(cls, model: "Model", kind: str, value: Any, **how: Any) -> "Found":
+        """A finding made on this model, with the digest of its weights."""
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r}: one of {', '.join(KINDS)}.")
         return cls(kind, json_value(value), model.name, weights_digest(model.hf), json_value(how))
@@ -52,6 +53,7 @@ class Found:
 
     @classmethod
     def load(cls, path: str | Path) -> "Found":
+        """A finding from its file; a damaged one is refused with the reason."""
         try:
             row = json.loads(Path(path).read_text(encoding="utf-8"))
         except json.JSONDecodeError as problem:

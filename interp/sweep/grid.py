@@ -46,6 +46,7 @@ class Grid(Tensor):
         skipped: int,
         tokens: list[list[str]],
     ) -> "Grid":
+        """A grid from values of all cells and what there was without any change."""
         grid = values.as_subclass(cls)
         grid.axes, grid.labels, grid.plain = axes, labels, plain
         grid.path, grid.why, grid.site, grid.skipped = path, why, site, skipped

@@ -41,6 +41,7 @@ class Draw(Protocol):
 
 
 def prompt_of(record: Record) -> str:
+    """The prompt: what must not be in two splits where a generator names nothing else."""
     return record.prompt
 
 
@@ -101,6 +102,7 @@ class Generator:
         return Task(self.name, records, {"split": split, "seed": seed, **settings})
 
     def painted(self, record: Record) -> Record:
+        """The record with its images, drawn from its notes."""
         if self.paint is None:
             return record
         image, other = self.paint(record)

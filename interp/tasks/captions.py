@@ -31,7 +31,9 @@ def draw(
     weak: float | None = None,
     free: float = FREE,
 ) -> Record:
-    """`rare`: there is a circle without its usual square, or a cross without its diamond, and half
+    """A scene, and the caption that names all its objects.
+
+    `rare`: there is a circle without its usual square, or a cross without its diamond, and half
     of the objects are hard to see, unless `weak` says otherwise.
 
     The counterfactual scene has one object in another colour, which its caption names.

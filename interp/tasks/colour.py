@@ -17,8 +17,11 @@ def draw(
     weak: float = WEAK,
     free: float = FREE,
 ) -> Record:
-    """`small`: the asked object has a radius of that range in a scene of 4 or 5 others, all clear,
-    and any colour."""
+    """A scene, and the colour of the one object of a shape.
+
+    `small`: the asked object has a radius of that range in a scene of 4 or 5 others, all clear,
+    and any colour.
+    """
     while True:
         things = (
             scene(chance, (5, 6), 0.0, free=free) if small else scene(chance, weak=weak, free=free)

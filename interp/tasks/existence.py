@@ -37,8 +37,11 @@ def draw(
     key_weak: float = KEY_WEAK,
     free: float = FREE,
 ) -> Record:
-    """`negatives`: what is asked for and absent is "random", "popular" (usual colours and shapes)
-    or "adversarial" (usual where the scene breaks the rule, the object it turns on often weak)."""
+    """A scene, and whether it holds an object of a shape.
+
+    `negatives`: what is asked for and absent is "random", "popular" (usual colours and shapes)
+    or "adversarial" (usual where the scene breaks the rule, the object it turns on often weak).
+    """
     if negatives not in NEGATIVES:
         raise ValueError(unknown("kind of negatives", negatives, list(NEGATIVES)))
     if negatives == "adversarial":

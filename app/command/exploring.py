@@ -1,0 +1,49 @@
+"""`interp explore`: the explorer, served from here."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.command.saying import JSON_HELP, document, note, quiet
+
+
+def explore(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of saved results; only these are browsed."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model to offer: a shipped name, a folder or a hub id; repeatable."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Who can reach it: this machine alone by default.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens.")] = 8501,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Do not open a browser.")
+    ] = False,
+    json_asked: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+) -> None:
+    """Open the explorer in a browser, until it is interrupted."""
+    if find_spec("streamlit") is None:
+        raise ImportError("the explorer needs streamlit: pip install 'interp[app]'.")
+    from app.serve import serve
+
+    folders, models = list(runs or []), list(model or [])
+    for folder in folders:
+        if not folder.expanduser().is_dir():
+            raise NotADirectoryError(f"there is no folder {str(folder)!r} of saved results.")
+    if json_asked:
+        document(
+            {
+                "url": f"http://{host}:{port}",
+                "folders": [str(one) for one in folders],
+                "models": models,
+            }
+        )
+    note(f"The explorer opens at http://{host}:{port}; Ctrl-C ends it.")
+    with quiet(json_asked):
+        serve(folders, models, host=host, port=port, browser=not no_browser)

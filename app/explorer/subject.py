@@ -1,0 +1,167 @@
+"""What a page asks a model about: one's own prompt and image, or a record of a task; all in the link."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app.explorer import loaded, state, uploads
+from app.explorer.opened import CHARACTERS, LINK, MEGABYTES, MEGAPIXELS, TOKENS, opened
+from app.explorer.said import kept_up
+
+if TYPE_CHECKING:
+    from interp.model import Model
+    from interp.prompt import Prompt
+    from interp.task import Record
+
+OWN, EXAMPLE = "your own", "an example"
+KINDS = ("text", "vlm", "vision")
+FORMATS = ["png", "jpg", "jpeg", "webp", "gif", "bmp"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and one prompt for it, as values that can be hashed and written into a link."""
+
+    model_name: str
+    fault: str | None
+    prompt: str
+    image: str | None = None  # the digest of an upload
+    task: str | None = None
+    record: int = 0
+
+    def model(self) -> "Model":
+        return loaded.model(self.model_name, self.fault)
+
+    def as_record(self) -> "Record":
+        """The task's record, or one of the prompt and image without answers."""
+        from interp import Record
+
+        if self.task is not None:
+            return records(self.task, self.record + 1)[self.record]
+        check_text(self.prompt, self.image)
+        return Record(self.prompt, image=uploads.given(self.image) if self.image else None)
+
+    def prompt_of(self, model: "Model") -> "Prompt":
+        """Encoded, and refused where it is longer than a page can show."""
+        from interp import Task
+
+        prompt = Task("one", (self.as_record(),)).encode(model)
+        if prompt.length > TOKENS:
+            raise ValueError(
+                f"the prompt has {prompt.length} tokens, and a page shows at most {TOKENS}; shorten it, or "
+                "save model.trace(prompt, keep=[...]) from a script."
+            )
+        return prompt
+
+    def code(self) -> list[str]:
+        """The lines of Python that open the model and make the task of this one record."""
+        fault = f", fault={self.fault!r}" if self.fault else ""
+        opening = f"import interp; model = interp.load({self.model_name!r}{fault})"
+        if self.task is not None:
+            one = f"[{self.record}:{self.record + 1}]"
+            return [
+                opening,
+                f"task = interp.Task.load({self.task!r}, count={self.record + 1}){one}",
+            ]
+        image = ', image=PIL.Image.open("your.png").convert("RGB")' if self.image else ""
+        return [opening, f'task = interp.Task("mine", (interp.Record({self.prompt!r}{image}),))']
+
+
+def check_text(prompt: str, image: str | None) -> None:
+    if not prompt.strip() and not image:
+        raise ValueError("the prompt is empty: type one above, or choose an example.")
+    if len(prompt) > CHARACTERS:
+        raise ValueError(
+            f"the prompt has {len(prompt):,} characters; a page takes at most {CHARACTERS:,}. Shorten it, or "
+            "ask from a notebook: model.trace(prompt, keep=[...]) streams."
+        )
+
+
+def pick(kinds: Sequence[str] = KINDS, where: Any = st) -> Subject:
+    """Boxes for it, bound to the link."""
+    with where.container():
+        first, second, third, fourth, last = st.columns([3, 3, 2, 3, 2])
+        name = state.choose("model", "Model", list(opened().models), where=first)
+        kind = loaded.model(name).kind
+        if kind not in kinds:
+            raise ValueError(f"{name} is a {kind} model, and this page takes {' or '.join(kinds)}.")
+        fault = _fault(name, second)
+        examples = tasks_for(kind)
+        sources = [EXAMPLE, OWN] if examples else [OWN]
+        typed = OWN if {"prompt", "image"} & state.view().keys() else EXAMPLE
+        source = state.choose("of", "Prompt", sources, default=typed, where=third)
+        if source == EXAMPLE:
+            return _example(name, fault, examples, fourth, last)
+        return _own(name, fault, kind)
+
+
+def tasks_for(kind: str) -> list[str]:
+    """Tasks that a model of this kind can be asked."""
+    return [name for name, own in _kinds().items() if own == kind]
+
+
+@st.cache_resource(show_spinner=False)
+def _kinds() -> dict[str, str]:
+    from interp.tasks import TASKS
+
+    found = {}
+    for name, task in TASKS.items():
+        record = task(1)[0]
+        found[name] = "text" if record.image is None else "vlm" if record.prompt else "vision"
+    return found
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def records(task: str, count: int) -> Any:
+    import interp
+
+    return interp.Task.load(task, count=count)
+
+
+def _fault(name: str, where: Any) -> str | None:
+    known = loaded.faults(name)
+    if not known:
+        return None
+    fault = state.choose("fault", "Planted fault", ["none", *known], where=where)
+    return None if fault == "none" else fault
+
+
+def _example(name: str, fault: str | None, examples: list[str], where: Any, last: Any) -> Subject:
+    task = state.choose("task", "Task", examples, where=where)
+    record = state.number("record", "Record", 0, 999, where=last)
+    shown = records(task, record + 1)[record]
+    text, picture = st.columns([5, 1])
+    text.text(_shortened(shown.prompt) or "(an image, no text)")
+    if shown.image is not None:
+        picture.image(shown.image)
+    return Subject(name, fault, shown.prompt, None, task, record)
+
+
+def _own(name: str, fault: str | None, kind: str) -> Subject:
+    image = _upload() if kind != "text" else None
+    prompt = state.text("prompt", "Prompt", "") if kind != "vision" else ""
+    if len(prompt) > LINK:
+        st.caption("This prompt is too long for a link; a link to this page leaves it out.")
+    return Subject(name, fault, prompt, image)
+
+
+def _upload() -> str | None:
+    """A new upload, or the image that the link names."""
+    most = f"at most {MEGABYTES} MB and {MEGAPIXELS} million pixels"
+    given = st.file_uploader(f"Image ({most})", type=FORMATS, key="upload")
+    if given is not None and st.session_state.get("uploaded") != given.file_id:
+        with kept_up():
+            state.put(image=uploads.take(given.name, given.getvalue()))
+            st.session_state["uploaded"] = given.file_id
+    digest = state.view().get("image")
+    if digest:
+        with kept_up():
+            st.image(uploads.given(digest), width=160)
+            return digest
+    return None
+
+
+def _shortened(text: str, most: int = 400) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
