@@ -39,7 +39,7 @@ fix: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed
-	$(BIN)/python -m docs.models && $(BIN)/python -m docs.readme
+	$(BIN)/python -m docs.models && $(BIN)/python -m docs.readme && $(BIN)/python -m docs.pages
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.statistics

@@ -20,6 +20,12 @@ READY = (
     "app.explorer.results", "app.pages",
 )  # fmt: skip
 
+# The title is there, the server makes the figure: now is the time to read the code that draws it.
+_ONCE_TITLED = (
+    "new MutationObserver((_, seen) => { if (document.querySelector('h1')) { seen.disconnect(); "
+    "import('%s') } }).observe(document, {childList: true, subtree: true})"
+)
+
 
 def serve(
     folders: list[Path],
@@ -34,7 +40,6 @@ def serve(
     _check(folders, host, port)
     app = explorer(folders, models)
     address = f"http://{host}:{port}"
-    sys.stderr.write(f"The explorer is at {address}  (Ctrl-C ends it)\n")
     if browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
     uvicorn.run(app, host=host, port=port, log_level="warning", ws_max_size=64 * 1024 * 1024)
@@ -55,7 +60,8 @@ def explorer(folders: list[Path], models: list[str]) -> "App":
     _warm()
     from app.pages import ordered
 
-    return App(SCRIPT, routes=[Route(f"/{name}", _index) for name in ("", *ordered()[1:])])
+    pages = [Route(f"/{name}", _index) for name in ("", *ordered()[1:])]
+    return App(SCRIPT, routes=pages)
 
 
 def _warm() -> None:
@@ -73,7 +79,8 @@ def _index(request: Any) -> Any:
 
     Where the server is: a page's address opened directly would have its client look below that address
     first, and log what is not there as errors. And that a figure is coming: its drawing code, much the
-    largest part, would be asked for only when the first figure has arrived.
+    largest part, would be asked for only when the first figure has arrived; now it is read while the server
+    makes that figure.
     """
     from starlette.responses import HTMLResponse
 
@@ -82,14 +89,20 @@ def _index(request: Any) -> Any:
 
 @functools.cache
 def _told() -> str:
-    import streamlit
-
-    static = Path(streamlit.__file__).parent / "static"
+    static = _static()
     page = (static / "index.html").read_text(encoding="utf-8")
     told = "<script>window.__streamlit = {BACKEND_BASE_URL: window.location.origin + '/'}</script>"
-    for code in sorted(static.glob("static/js/PlotlyChart.*.js")):
-        told += f'<link rel="modulepreload" href="/{code.relative_to(static).as_posix()}" />'
+    for file in sorted(static.glob("static/js/PlotlyChart.*.js")):
+        place = f"/{file.relative_to(static).as_posix()}"
+        told += f'<link rel="modulepreload" href="{place}" />'
+        told += f"<script>{_ONCE_TITLED % place}</script>"
     return page.replace("<head>", f"<head>{told}", 1)
+
+
+def _static() -> Path:
+    import streamlit
+
+    return Path(streamlit.__file__).parent / "static"
 
 
 def _check(folders: list[Path], host: str, port: int) -> None:
@@ -120,5 +133,7 @@ def _options() -> dict[str, Any]:
         "client_toolbarMode": "viewer",
         "client_showErrorDetails": "none",
         "global_developmentMode": False,
-        "theme_primaryColor": "#1f6aa5",
+        "theme_light_primaryColor": "#1f6aa5",
+        "theme_dark_primaryColor": "#56b4e9",
+        "theme_dark_backgroundColor": "#0e1117",
     }

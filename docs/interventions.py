@@ -5,13 +5,12 @@ Each result is kept in the folder given by --runs, and the tables are made of th
 """
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from docs.readme import tables
+from docs.readme import put, tables
 from docs.studies import STUDIES
 from interp import Result
 from interp.interventions import INTERVENTIONS
@@ -63,16 +62,6 @@ def _row(row: dict[str, Any], splits: bool, mended: bool) -> str:
         cells.append(f"{row['recovered']:.0%}" if known else "")
         cells.append(f"{row['recovered_low']:.0%} to {row['recovered_high']:.0%}" if known else "")
     return f"| {' | '.join(cells)} |"
-
-
-def put(text: str, mark: str, inside: str) -> str:
-    pattern = rf"(<!-- {mark} -->\n).*?(\n<!-- /{mark} -->)"
-    text, found = re.subn(
-        pattern, lambda match: match[1] + inside + match[2], text, flags=re.DOTALL
-    )
-    if found != 1:
-        raise ValueError(f"the page has {found} places for {mark!r}, not one.")
-    return text
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import pkgutil
+import threading
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -24,6 +25,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         self.noun = noun
         self._folder = folder
         self._entries: dict[str, Entry] = {}
+        self._reading = threading.RLock()  # files add themselves while another thread may ask
 
     def add(self, name: str, entry: Entry) -> Entry:
         if name in self._entries:
@@ -33,13 +35,15 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def _read_folder(self) -> None:
         """Import every file of the folder once, on first use, so that each can add itself."""
-        if self._folder is None:
-            return
-        folder, self._folder = self._folder, None
-        package = importlib.import_module(folder) if isinstance(folder, str) else folder
-        for file in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
-            if not file.name.startswith("_"):
-                importlib.import_module(f"{package.__name__}.{file.name}")
+        with self._reading:
+            if self._folder is None:
+                return
+            folder, self._folder = self._folder, None
+            package = importlib.import_module(folder) if isinstance(folder, str) else folder
+            files = pkgutil.iter_modules(package.__path__)
+            for file in sorted(files, key=lambda found: found.name):
+                if not file.name.startswith("_"):
+                    importlib.import_module(f"{package.__name__}.{file.name}")
 
     def __repr__(self) -> str:
         return f"{self.noun}: {', '.join(self)}"

@@ -255,6 +255,18 @@ def test_two_runs_are_shown_beside_each_other_with_what_differs(show: Open, fold
     assert list(rows.iloc[0][["layer", "head"]]) == [0, 5]
 
 
+@pytest.mark.parametrize("name", [path.name for path in sorted(shipped.runs().iterdir())])
+def test_every_table_of_numbers_can_be_set_beside_itself(name: str):
+    """Whatever its columns are called."""
+    result = Result.load(shipped.runs() / name)
+    assert compared.shared_tables(result, result)
+    for table in compared.tables(result).values():
+        known = compared.keys(table, table)
+        for value in compared.values(table, table, known) if known else ():
+            rows = compared.side_by_side(table, table, known, value)
+            assert len(rows) == len(table) and not rows[compared.APART].dropna().any()
+
+
 def test_a_run_travels_whole_as_a_zip(folder: Path):
     run = shelf.named("shipped/heads-demo-vit")
     with zipfile.ZipFile(io.BytesIO(shelf.zipped(run))) as packed:
@@ -277,7 +289,8 @@ def test_rows_are_told_apart_by_the_first_columns_that_do():
     assert known == ["layer", "head"]
     rows = compared.side_by_side(one, other, known, "score")
     assert rows.to_dict("list") == {
-        "layer": [1, 0], "head": [0, 0], "first": [3.0, 1.0], "second": [2.5, 1.0], "difference": [-0.5, 0.0],
+        "layer": [1, 0], "head": [0, 0], "in the first": [3.0, 1.0], "in the second": [2.5, 1.0],
+        "difference": [-0.5, 0.0],
     }  # fmt: skip
     assert compared.keys(one[["layer", "score"]], other[["head", "score"]]) == []
     lists = one.assign(which=[[0], [1], [2]])[["which", "layer", "head", "score"]]

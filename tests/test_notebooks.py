@@ -10,8 +10,6 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BAR = re.compile(r"\s*|.*\d+%\|.*")
-# tqdm's, where ipywidgets is not installed; it says itself what to do. Two lines: the second is its source.
-NO_WIDGETS = re.compile(r".*TqdmWarning: IProgress not found.*|\s*from .autonotebook import tqdm.*")
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -21,7 +19,7 @@ def read(path: Path) -> nbformat.NotebookNode:
 def puzzling(text: str) -> list[str]:
     """Lines on stderr that are neither progress bars nor known."""
     lines = re.split(r"[\r\n]", text)
-    return [line for line in lines if not BAR.fullmatch(line) and not NO_WIDGETS.fullmatch(line)]
+    return [line for line in lines if not BAR.fullmatch(line)]
 
 
 def heard(notebook: nbformat.NotebookNode) -> list[str]:

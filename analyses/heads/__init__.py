@@ -18,6 +18,7 @@ from analyses.heads.patches import seen
 from analyses.heads.words import drawn, texts
 from interp.asking import choose_layers, choose_stack
 from interp.metrics.sink import EPSILON
+from interp.progress import counted
 from interp.result import Result
 from interp.structure import Stack
 from interp.weights.measuring import needs_image
@@ -87,13 +88,14 @@ def heads(
     if tower.name == "vision":
         seen(asked)
     else:
-        texts(asked, drawn(asked, length, rows, seed), offsets)
+        parts = [lambda: texts(asked, drawn(asked, length, rows, seed), offsets)]
         if task is None:
             asked.notes.append("No task was given: no movers, retrieval heads or images.")
         else:
-            answers(asked)
-            images(asked)
-            retrieval(asked, needle, tokens)
+            parts += [lambda: answers(asked), lambda: images(asked)]
+            parts += [lambda: retrieval(asked, needle, tokens)]
+        for part in counted(parts, "heads"):
+            part()
     return _result(asked, Limits(strong, weak, epsilon, quantile), pairs, samples, seed)
 
 

@@ -15,6 +15,7 @@ from analyses.compare.asked import REFUSALS, told
 from analyses.steer.asked import PLAIN, TOGETHER, Asked
 from interp.asking import choose_layers
 from interp.model import Model
+from interp.progress import counted
 from interp.prompt import Prompt
 from interp.sites import At, Hook
 from interp.steering.needs import writing_stack
@@ -67,7 +68,7 @@ def ran(asked: Asked) -> list[Run]:
     """Record by record, plain first; refused where nothing but plain could be run."""
     runs: list[Run] = []
     problems: list[tuple[str, Exception]] = []
-    for record in range(len(asked.task)):
+    for record in counted(range(len(asked.task)), "steer"):
         prompt = asked.task[record : record + 1].encode(asked.model)
         for name, item in asked.entries:
             left = [run.name for run in runs if run.record == record and run.refused]

@@ -16,7 +16,9 @@ from app.explorer.subject import tasks_for
 if TYPE_CHECKING:
     from interp.result import Result
 
-SEVERAL = {"circuit_reuse": 2, "emergent_heads": 1, "sinks": 1}  # tasks at least; others take one
+# Those that take several tasks: what is offered first, and so many at least.
+SEVERAL = {"circuit_reuse": ("ioi", "colored_objects"), "emergent_heads": ("induction",),
+           "sinks": ("facts",)}  # fmt: skip
 # These read one token of an answer.
 ONE_WORD = ("activation_patching", "attribution", "circuit", "circuit_reuse", "emergent_heads",
             "head_importance")  # fmt: skip
@@ -125,13 +127,14 @@ def _tasks(analysis: str, model: str, row: Any) -> list[str]:
     known = [name for name in known if suits(analysis, name)]
     if not known:
         raise ValueError(f"no task for {model} has what {analysis} reads; choose another model.")
-    least = SEVERAL.get(analysis)
-    if least is None:
+    if analysis not in SEVERAL:
         likely = next((name for name in LIKELY if name in known), known[0])
         return [state.choose("task", "Task", known, likely, where=row)]
-    chosen = asking.several("ask.tasks", "Tasks", known, known[:least], row)
-    if len(chosen) < least:
-        raise ValueError(f"{analysis} compares tasks: choose {least} or more.")
+    first = SEVERAL[analysis]
+    likely = first if set(first) <= set(known) else known[: len(first)]
+    chosen = asking.several("ask.tasks", "Tasks", known, likely)
+    if len(chosen) < len(first):
+        raise ValueError(f"{analysis} compares tasks: choose {len(first)} or more.")
     return chosen
 
 

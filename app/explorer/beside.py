@@ -1,5 +1,7 @@
 """A figure with what belongs beside it: the lines of Python that make it, and its numbers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -37,8 +39,9 @@ def show(figure: "Figure", name: str, share: float = 1.0, **more: Any) -> Any:
 
 def code(*lines: str) -> None:
     """What to paste into a notebook."""
-    with st.expander("The same in Python", icon=":material/code:"):
-        st.code("\n".join(lines), language="python")
+    with _opened("The same in Python", ":material/code:", f"code {lines[-1:]}") as open_:
+        if open_:
+            st.code("\n".join(lines), language="python")
 
 
 def loading(run: Run, **settings: Any) -> list[str]:
@@ -68,7 +71,10 @@ def table(frame: "DataFrame", name: str) -> None:
 
 def tables(result: "Result", name: str) -> None:
     """Every table of a result, the answer first."""
-    with st.expander(f"The numbers ({1 + len(result.tables)})", icon=":material/table:"):
+    label = f"The numbers ({1 + len(result.tables)})"
+    with _opened(label, ":material/table:", f"numbers {name}") as open_:
+        if not open_:
+            return
         names = ["table", *result.tables]
         which = names[0]
         if len(names) > 1:
@@ -83,14 +89,23 @@ def tables(result: "Result", name: str) -> None:
         table(frame, f"{name}-{which or 'table'}")
 
 
-def made(result: "Result") -> None:
+def made(result: "Result", name: str) -> None:
     """How it was made."""
-    with st.expander("How it was made", icon=":material/receipt_long:"):
-        st.json(result.made, expanded=1)
+    with _opened("How it was made", ":material/receipt_long:", f"made {name}") as open_:
+        if open_:
+            st.json(result.made, expanded=1)
+
+
+@contextmanager
+def _opened(label: str, icon: str, key: str) -> Iterator[bool]:
+    """An expander whose content travels once it is open: a page's first figure does not wait for it."""
+    expander = st.expander(label, icon=icon, key=key, on_change="rerun")
+    with expander:
+        yield bool(expander.open)
 
 
 def around(result: "Result", name: str) -> None:
     """What stands below every figure of a result."""
     notes(result.notes)
     tables(result, name)
-    made(result)
+    made(result, name)

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
     from interp.result import Result
 
-FIRST, SECOND, APART = "first", "second", "difference"
+FIRST, SECOND, APART = "in the first", "in the second", "difference"
 
 
 def shared_tables(one: "Result", other: "Result") -> list[str]:

@@ -16,6 +16,12 @@ STYLE = (
     ".shaded .query{outline:2px solid #d55e00}.shaded .left{opacity:.6;font-style:italic}</style>"
 )
 
+BARS = (
+    "<style>.bars{width:100%;font-size:.9rem;border-collapse:collapse}.bars td{padding:.12rem .5rem .12rem 0;"
+    "border:none;white-space:pre}.bars td:nth-child(2){width:60%}.bars td:last-child{text-align:right}"
+    ".bars div{height:.7rem;background:#56a0d3;border-radius:.15rem}</style>"
+)
+
 
 def show(
     tokens: Sequence[str], shares: np.ndarray, query: int, image: np.ndarray | None = None
@@ -64,6 +70,19 @@ def _span(token: str, share: float, own: bool, place: int | None = None) -> str:
     shade = f"background:rgba(31,106,165,{0.9 * min(max(share, 0.0), 1.0) ** 0.5:.2f})"
     light = ";color:#fff" if share > 0.35 else ""
     where = "" if place is None else f"{place}: "
-    text = as_html(token.replace("\n", "⏎")) or "∅"
     kind = ' class="query"' if own else ""
-    return f'<span{kind} style="{shade}{light}" title="{where}{share:.3f}">{text}</span>'
+    return f'<span{kind} style="{shade}{light}" title="{where}{share:.3f}">{_shown(token)}</span>'
+
+
+def bars(tokens: Sequence[str], shares: Sequence[float]) -> None:
+    """Tokens with a bar and a number each."""
+    rows = "".join(
+        f'<tr><td>{_shown(token)}</td><td><div style="width:{max(share, 0.004):.1%}"></div></td>'
+        f"<td>{share:.3f}</td></tr>"
+        for token, share in zip(tokens, shares, strict=True)
+    )
+    st.html(f'{BARS}<table class="bars">{rows}</table>')
+
+
+def _shown(token: str) -> str:
+    return as_html(token.replace("\n", "⏎")) or "∅"

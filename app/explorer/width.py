@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-USUAL = 1040  # pixels, of a window of 1400; until the browser has told
+USUAL = 1000  # pixels, of a window of 1400; until the browser has told
 _KEY = "page width"
 # Told in steps, so that a scroll bar or a slow drag of the window does not draw all again each time.
 _SCRIPT = """

@@ -68,13 +68,12 @@ def _look(look: Look, lines: list[str]) -> None:
     with left:
         beside.show(attention_figure.large(look, layer, head, query), f"head-{layer}.{head}")
     with right:
-        token = look.tokens[query]
         st.markdown(f"**What token {query} looks at** in layer {layer}, head {head}")
         shaded.show(look.tokens, look.row(layer, head, query), query, look.on_image)
         over = attention_figure.overlay(look, layer, head, query)
         if over is not None:
             beside.show(over, f"image-{layer}.{head}")
-        _following(look, token)
+        _following(look)
     beside.code(*lines, f"result.figure(layer={layer}, head={head}, query={query})")
     beside.around(look.result, "attention")
 
@@ -117,14 +116,12 @@ def _follow(picked: object, look: Look, layer: int, head: int) -> None:
             st.rerun()
 
 
-def _following(look: Look, token: str) -> None:
+def _following(look: Look) -> None:
+    """What comes next, as bars: a grid of cells would cost a page more than its figures do."""
     table = look.result.tables.get("next")
     if table is not None:
-        st.markdown("**Most probable next**" if token else "")
-        column = st.column_config.ProgressColumn(
-            "probability", min_value=0, max_value=1, format="%.3f"
-        )
-        st.dataframe(table, hide_index=True, height=220, column_config={"probability": column})
+        st.markdown("**Most probable next**")
+        shaded.bars(table["token"].tolist(), table["probability"].tolist())
 
 
 PAGES.add("attention", Page("Attention", ":material/grid_on:", draw, ANALYSES))

@@ -14,8 +14,9 @@ SMALLEST = 8  # pixels of letters in a cell
 
 
 def fit(figure: "Figure", width: int) -> "Figure":
-    """The same figure, `width` pixels wide: panels below each other where they do not fit side by side,
-    titles in more lines, fewer labels, and numbers in cells only where there is room.
+    """The same figure, `width` pixels wide: panels below each other where they do not fit side by side.
+
+    Titles take more lines, axes fewer labels, and cells hold numbers only where there is room.
     """
     from plotly.graph_objects import Figure
 
