@@ -75,7 +75,7 @@ def see() -> str:
 
 def cause() -> str:
     """The circuits of two tasks, found by changing one head at a time, and the heads in both."""
-    tasks = [Task.load("ioi", count=100), Task.load("colored_objects", count=100, apart=True)]
+    tasks = [Task.load("ioi", count=200), Task.load("colored_objects", count=200, apart=True)]
     result = ANALYSES["circuit_reuse"](
         interp.load("demo-lm"), tasks, roles=False, draws=3, progress=False
     )

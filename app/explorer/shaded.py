@@ -78,7 +78,7 @@ def bars(tokens: Sequence[str], shares: Sequence[float]) -> None:
     """Tokens with a bar and a number each."""
     rows = "".join(
         f'<tr><td>{_shown(token)}</td><td><div style="width:{max(share, 0.004):.1%}"></div></td>'
-        f"<td>{share:.3f}</td></tr>"
+        f"<td>{share:.3g}</td></tr>"
         for token, share in zip(tokens, shares, strict=True)
     )
     st.html(f'{BARS}<table class="bars">{rows}</table>')

@@ -53,7 +53,9 @@ def _answer(one: subject.Subject) -> tuple[str, str]:
     if not hasattr(model.hf, "generate") or not model.hf.can_generate():
         return "(this model does not write)", one.model_name
     written = model.generate(prompt, max_new_tokens=TOKENS, do_sample=False)
-    return model.decode(written, prompt)[0].strip(), f"{one.model_name} answers"
+    first = float(model.logits(prompt)[0, -1].softmax(-1).max())
+    says = f"{one.model_name} answers (its first token has probability {first:.3g})"
+    return model.decode(written, prompt)[0].strip(), says
 
 
 def _pages() -> None:

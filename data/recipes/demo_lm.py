@@ -1,6 +1,6 @@
 """`python -m data.recipes.demo_lm`: train demo-lm from a seed, with two earlier checkpoints.
 
---seed 1 --out data/runs/demo-lm-seed1     another seed
+--seed 1 --out runs/recipes/demo-lm-seed1     another seed
 --unguided                                 the control without attention guidance
 --unmasked                                 the control whose facts show the whole name
 """
