@@ -24,6 +24,23 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line("apt-get install chromium, and run the tests again.")
 
 
+@pytest.fixture
+def open_boxes(monkeypatch):
+    """The explorer's closed boxes, whose content travels once they are open, all opened."""
+    from contextlib import contextmanager
+
+    from app.explorer import beside
+
+    @contextmanager
+    def opened(label, icon, key):
+        import streamlit as st
+
+        with st.expander(label, expanded=True):
+            yield True
+
+    monkeypatch.setattr(beside, "opened_box", opened)
+
+
 @pytest.fixture(scope="session")
 def word_tokenizer():
     """Word i is `wi`, for models with 128 words."""

@@ -13,6 +13,7 @@ from analyses.__main__ import main
 from app.command import app
 from app.command.asking import first_line, names
 from app.command.settings import free, typed, words_of
+from app.suited import known_tasks, likely_tasks
 from interp.interventions import PAI
 from interp.steering.written import written
 
@@ -134,6 +135,21 @@ def test_a_result_is_saved_and_said(tmp_path, capsys):
     assert made["records"] == 4 and made["settings"]["ablate"] == "none"
 
 
+def test_without_a_task_one_that_suits_is_taken_and_said(tmp_path):
+    done = ask("sinks", "--model", "demo-lm", "--ablate", "none", "--out", tmp_path / "sinks")
+    assert done.exit_code == 0, done.output
+    assert "No --task was given: sinks is asked of 16 records of facts." in done.stderr
+    assert interp.Result.load(tmp_path / "sinks").made["records"] == 16
+
+
+@pytest.mark.parametrize("kind", ["text", "vlm", "vision"])
+@pytest.mark.parametrize("name", sorted(ANALYSES))
+def test_what_is_asked_where_nobody_says_suits_the_analysis(name, kind):
+    found = likely_tasks(name, kind)
+    assert len(found) == len(set(found)) and set(found) <= set(known_tasks(name, kind))
+    assert found or not known_tasks(name, kind)
+
+
 def test_json_is_one_document(tmp_path):
     asked = ["sinks", "--model", "demo-lm", "--task", "facts", "--count", 4, "--ablate", "none"]
     got = ask(*asked, "--json", "--out", tmp_path / "sinks")
@@ -190,7 +206,6 @@ def test_the_commands_of_the_docs_run(tmp_path, capsys):
     ("asked", "message"),
     [
         (["circuit", "--model", "demo-lm", "--task", "ioi", "facts", "--count", "9"], "one task"),
-        (["circuit", "--model", "demo-lm"], "--task ioi"),
         (["emergent_heads", "--model", "demo-lm", "--task", "ioi", "--count", "9"], "before="),
         (["sink"], "Did you mean 'sinks'"),
         (["sinks"], "--model is missing"),

@@ -115,6 +115,18 @@ def test_a_click_on_a_thumbnail_makes_it_large(visit):
     visit.rest().fine()
 
 
+def test_the_lines_of_python_are_there_once_their_box_is_opened(visit):
+    visit.open("sinks?run=shipped/sinks-demo-lm").drawn()
+    for label in ("The same in Python", "The numbers", "How it was made"):
+        visit.page.get_by_text(label).first.click()
+        visit.rest()
+    visit.page.get_by_test_id("stCode").get_by_text("interp.Result.load").wait_for()
+    visit.page.get_by_test_id("stDataFrame").first.wait_for()
+    visit.page.get_by_test_id("stJson").first.wait_for()
+    visit.keep("opened")
+    visit.fine()
+
+
 def test_another_page_keeps_the_model_and_the_prompt(visit):
     visit.open("?model=demo-lm&task=facts&record=3").go("Attention")
     assert "model=demo-lm" in visit.page.url and "record=3" in visit.page.url

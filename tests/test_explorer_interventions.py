@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def show(folder: Path) -> Open:
+def show(folder: Path, open_boxes: None) -> Open:
     """The page under a link; "." of a name is written as "__"."""
 
     def opening(**link: str) -> AppTest:

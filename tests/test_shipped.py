@@ -87,11 +87,13 @@ def test_a_folder_here_goes_first(tmp_path, monkeypatch, fault):
 def test_installed_from_a_wheel(tmp_path, monkeypatch):
     built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     wheel = built["targets"]["wheel"]
-    assert wheel["sources"] == {"data/models": "interp/shipped_models"}
-    assert "data/models" in wheel["only-include"]
-    (tmp_path / "shipped_models").symlink_to(ROOT / "data" / "models")
+    placed = {"data/models": "interp/shipped_models", "data/runs": "interp/shipped_runs"}
+    assert wheel["sources"] == placed and set(placed) <= set(wheel["only-include"])
+    for name, place in placed.items():
+        (tmp_path / Path(place).name).symlink_to(ROOT / name)
     monkeypatch.setattr(shipped, "HERE", tmp_path)
     assert shipped.find("demo-vit") == tmp_path / "shipped_models" / "demo-vit"
+    assert shipped.runs() == tmp_path / "shipped_runs"
     assert interp.load("demo-vit").kind == "vision"
 
 

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from app.command.opening import loaded
-from app.command.saying import JSON_HELP, document, quiet, records, say, shown
+from app.command.saying import JSON_HELP, document, note, quiet, records, say, shown
 from app.command.settings import flag, free, kinds_of, metavar, typed, words_of
 
 COMMON = {
@@ -192,9 +192,9 @@ def _result(name: str, analysis: Any, words: dict[str, list[str]]) -> Any:
     rest = {key.removeprefix("task_"): free(value) for key, value in rest.items()}
     _check_rest(name, common.get("task", []), rest, list(settings))
     own = {key: typed(key, value, settings[key].annotation) for key, value in mine.items()}
-    tasks = _tasks(common, rest)
-    task = next(iter(tasks.values())) if len(tasks) == 1 else tasks or None
     model = _model(name, analysis, common)
+    tasks = _tasks(common, rest) or _likely(name, analysis, model)
+    task = next(iter(tasks.values())) if len(tasks) == 1 else tasks or None
     return analysis(model, task, **_opened(own, settings, rest))
 
 
@@ -210,6 +210,19 @@ def _tasks(common: dict[str, list[str]], rest: dict[str, Any]) -> dict[str, Any]
 
     more = {"images": common["images"][0]} if "images" in common else {}
     return {one: interp.Task.load(one, **rest, **more) for one in common.get("task", [])}
+
+
+def _likely(name: str, analysis: Any, model: Any) -> dict[str, Any]:
+    """Where no task is named and one is needed: one that suits, and a note that says which."""
+    if inspect.signature(analysis).parameters["task"].default is not inspect.Parameter.empty:
+        return {}
+    from app.suited import COUNT, COUNTS, likely_tasks, records
+
+    found = likely_tasks(name, model.kind)
+    count = COUNTS.get(name, COUNT)
+    if found:
+        note(f"No --task was given: {name} is asked of {count} records of {' and '.join(found)}.")
+    return {one: records(one, count) for one in found}
 
 
 def _model(name: str, analysis: Any, common: dict[str, list[str]]) -> Any:

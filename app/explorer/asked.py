@@ -11,23 +11,15 @@ import streamlit as st
 from app.explorer import asking, loaded, state
 from app.explorer.opened import opened
 from app.explorer.said import hint, kept_up, with_code
-from app.explorer.subject import tasks_for
+from app.suited import COUNT, COUNTS, SEVERAL, known_tasks, likely_tasks, records
 
 if TYPE_CHECKING:
     from interp.result import Result
 
-# Those that take several tasks: what is offered first, and so many at least.
-SEVERAL = {"circuit_reuse": ("ioi", "colored_objects"), "emergent_heads": ("induction",),
-           "sinks": ("facts",)}  # fmt: skip
-# These read one token of an answer.
-ONE_WORD = ("activation_patching", "attribution", "circuit", "circuit_reuse", "emergent_heads",
-            "head_importance")  # fmt: skip
 ALONE = ("bigram_backcopy",)  # trains a model of its own, on texts of its own
-COUNTS = {"circuit": 60, "circuit_reuse": 60, "emergent_heads": 40, "repair": 200}
-LIKELY = ("ioi", "facts", "open_book", "colour", "existence", "digits")  # offered first
 NONE = "none"
 TALL = 420  # pixels of what an analysis says of its settings
-COUNT, MOST = 16, 500  # records, where nothing else is said
+MOST = 500  # records
 Show = Callable[["Result", Sequence[str]], None]
 
 
@@ -123,18 +115,16 @@ def _fault(model: str, row: Any) -> str | None:
 
 def _tasks(analysis: str, model: str, row: Any) -> list[str]:
     """Tasks that suit the kind of model and what the analysis needs of a record."""
-    known = tasks_for(loaded.model(model).kind) or tasks_for("text")
-    known = [name for name in known if suits(analysis, name)]
+    kind = loaded.model(model).kind
+    known, likely = known_tasks(analysis, kind), likely_tasks(analysis, kind)
     if not known:
         raise ValueError(f"no task for {model} has what {analysis} reads; choose another model.")
     if analysis not in SEVERAL:
-        likely = next((name for name in LIKELY if name in known), known[0])
-        return [state.choose("task", "Task", known, likely, where=row)]
-    first = SEVERAL[analysis]
-    likely = first if set(first) <= set(known) else known[: len(first)]
+        return [state.choose("task", "Task", known, likely[0], where=row)]
+    least = len(SEVERAL[analysis])
     chosen = asking.several("ask.tasks", "Tasks", known, likely)
-    if len(chosen) < len(first):
-        raise ValueError(f"{analysis} compares tasks: choose {len(first)} or more.")
+    if len(chosen) < least:
+        raise ValueError(f"{analysis} compares tasks: choose {least} or more.")
     return chosen
 
 
@@ -148,28 +138,6 @@ def _before(analysis: str, model: str | None) -> dict[str, Any]:
     if not chosen:
         raise ValueError("emergent_heads compares checkpoints: choose one or more earlier ones.")
     return {"before": chosen}
-
-
-def suits(analysis: str, task: str) -> bool:
-    """Whether the task's records have what the analysis reads of them."""
-    record = records(task, 1)[0]
-    word = all(" " not in one.strip() for one in record.answers)
-    needs = {
-        "causal_tracing": "subject" in record.spans,
-        "fcct": word and record.image is not None and "shape" in record.spans,
-        "path_patching": word and bool(record.prompt),
-        "repair": word and any(one.strip() in record.prompt for one in record.wrong),
-        "rhythm": bool(record.prompt),
-    }
-    return needs.get(analysis, word or analysis not in ONE_WORD)
-
-
-@st.cache_resource(max_entries=128, show_spinner=False)
-def records(task: str, count: int) -> Any:
-    """A task's first records on its test split; nobody changes them."""
-    import interp
-
-    return interp.Task.load(task, count=count)
 
 
 def answer(question: Question) -> "Result":

@@ -39,7 +39,7 @@ def show(figure: "Figure", name: str, share: float = 1.0, **more: Any) -> Any:
 
 def code(*lines: str) -> None:
     """What to paste into a notebook."""
-    with _opened("The same in Python", ":material/code:", f"code {lines[-1:]}") as open_:
+    with opened_box("The same in Python", ":material/code:", f"code {lines[-1:]}") as open_:
         if open_:
             st.code("\n".join(lines), language="python")
 
@@ -72,7 +72,7 @@ def table(frame: "DataFrame", name: str) -> None:
 def tables(result: "Result", name: str) -> None:
     """Every table of a result, the answer first."""
     label = f"The numbers ({1 + len(result.tables)})"
-    with _opened(label, ":material/table:", f"numbers {name}") as open_:
+    with opened_box(label, ":material/table:", f"numbers {name}") as open_:
         if not open_:
             return
         names = ["table", *result.tables]
@@ -91,13 +91,13 @@ def tables(result: "Result", name: str) -> None:
 
 def made(result: "Result", name: str) -> None:
     """How it was made."""
-    with _opened("How it was made", ":material/receipt_long:", f"made {name}") as open_:
+    with opened_box("How it was made", ":material/receipt_long:", f"made {name}") as open_:
         if open_:
             st.json(result.made, expanded=1)
 
 
 @contextmanager
-def _opened(label: str, icon: str, key: str) -> Iterator[bool]:
+def opened_box(label: str, icon: str, key: str) -> Iterator[bool]:
     """An expander whose content travels once it is open: a page's first figure does not wait for it."""
     expander = st.expander(label, icon=icon, key=key, on_change="rerun")
     with expander:

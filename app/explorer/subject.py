@@ -9,6 +9,7 @@ import streamlit as st
 from app.explorer import loaded, state, uploads
 from app.explorer.opened import CHARACTERS, LINK, MEGABYTES, MEGAPIXELS, TOKENS, opened
 from app.explorer.said import kept_up
+from app.suited import records, tasks_for
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -95,29 +96,6 @@ def pick(kinds: Sequence[str] = KINDS, where: Any = st) -> Subject:
         if source == EXAMPLE:
             return _example(name, fault, examples, fourth, last)
         return _own(name, fault, kind)
-
-
-def tasks_for(kind: str) -> list[str]:
-    """Tasks that a model of this kind can be asked."""
-    return [name for name, own in _kinds().items() if own == kind]
-
-
-@st.cache_resource(show_spinner=False)
-def _kinds() -> dict[str, str]:
-    from interp.tasks import TASKS
-
-    found = {}
-    for name, task in TASKS.items():
-        record = task(1)[0]
-        found[name] = "text" if record.image is None else "vlm" if record.prompt else "vision"
-    return found
-
-
-@st.cache_resource(max_entries=128, show_spinner=False)
-def records(task: str, count: int) -> Any:
-    import interp
-
-    return interp.Task.load(task, count=count)
 
 
 def _fault(name: str, where: Any) -> str | None:
