@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,17 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8501,
     browser: bool = True,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until interrupted. Folders hold saved results; `models` are offered beside the shipped ones."""
+    """Serve until interrupted. Folders hold saved results; `models` are offered beside the shipped ones.
+
+    `ready` is called when all is loaded, just before the address answers.
+    """
     import uvicorn
 
     _check(folders, host, port)
     app = explorer(folders, models)
+    ready()
     address = f"http://{host}:{port}"
     if browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
@@ -66,9 +72,12 @@ def explorer(folders: list[Path], models: list[str]) -> "App":
 
 def _warm() -> None:
     """Open one small model, so that the first answer does not wait for what transformers imports."""
+    from transformers.utils.logging import disable_progress_bar
+
     import interp
     from interp import shipped
 
+    disable_progress_bar()  # of weights: nobody looks here
     if shipped.names():
         model = interp.load(shipped.names()[0])
         model.generate(model.encode("We"), max_new_tokens=1, do_sample=False)
@@ -136,4 +145,5 @@ def _options() -> dict[str, Any]:
         "theme_light_primaryColor": "#1f6aa5",
         "theme_dark_primaryColor": "#56b4e9",
         "theme_dark_backgroundColor": "#0e1117",
+        "theme_dark_secondaryBackgroundColor": "#1a1f29",
     }

@@ -17,6 +17,7 @@ ONE_WORD = ("activation_patching", "attribution", "circuit", "circuit_reuse", "e
             "head_importance")  # fmt: skip
 COUNTS = {"circuit": 60, "circuit_reuse": 60, "emergent_heads": 40, "repair": 200}
 LIKELY = ("ioi", "facts", "open_book", "colour", "existence", "digits")  # taken first
+FIRST = {"rhythm": ("open_book",)}  # answers of one word have no rhythm
 COUNT = 16  # records, where nothing else is said
 
 
@@ -36,7 +37,8 @@ def likely_tasks(analysis: str, kind: str) -> list[str]:
     first = SEVERAL.get(analysis, ())
     if first and set(first) <= set(known):
         return list(first)
-    ranked = dict.fromkeys([*(name for name in LIKELY if name in known), *known])
+    likely = (*FIRST.get(analysis, ()), *LIKELY)
+    ranked = dict.fromkeys([*(name for name in likely if name in known), *known])
     return list(ranked)[: max(1, len(first))]
 
 

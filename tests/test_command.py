@@ -232,7 +232,12 @@ def test_a_wide_and_long_table_is_cut_and_says_so():
 
 def test_explore_hands_over_what_was_asked(runs, monkeypatch):
     calls = []
-    monkeypatch.setattr("app.serve.serve", lambda *given, **more: calls.append((given, more)))
+
+    def serve(*given, ready, **more):
+        ready()
+        calls.append((given, more))
+
+    monkeypatch.setattr("app.serve.serve", serve)
     words = [runs, "--model", "demo-lm", "--model", "demo-vit", "--no-browser", "--port", 9000]
     got = ask("explore", *words, "--json")
     assert got.exit_code == 0 and json.loads(got.stdout)["url"] == "http://127.0.0.1:9000"

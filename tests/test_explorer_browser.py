@@ -106,12 +106,22 @@ def test_another_head_is_in_the_link_and_the_link_opens_it(visit, chromium, addr
     visit.fine()
 
 
+POINT = """(row) => {
+    const figure = document.querySelector('.js-plotly-plot'), box = figure.getBoundingClientRect()
+    const {xaxis, yaxis} = figure._fullLayout, {x, y} = figure._fullData[1]
+    return [box.x + xaxis._offset + xaxis.c2p(x[row]), box.y + yaxis._offset + yaxis.c2p(y[row])]
+}"""
+
+
 def test_a_click_on_a_thumbnail_makes_it_large(visit):
     visit.open("attention?run=shipped/attention-demo-lm&layer=0&head=0").drawn()
     visit.page.wait_for_timeout(500)
-    sheet = visit.page.locator(".js-plotly-plot").first.bounding_box()
-    visit.page.mouse.click(sheet["x"] + sheet["width"] * 0.5, sheet["y"] + sheet["height"] * 0.6)
-    visit.page.wait_for_function("document.body.innerText.match(/in layer [123], head [1-7]/)")
+    x, y = visit.page.evaluate(POINT, 10)
+    visit.page.mouse.move(x - 3, y - 3)
+    visit.page.mouse.move(x, y)
+    visit.page.wait_for_timeout(300)
+    visit.page.mouse.click(x, y)
+    visit.page.wait_for_function("document.body.innerText.includes('in layer 1, head 2')")
     visit.rest().fine()
 
 
@@ -237,7 +247,7 @@ def test_a_link_that_leads_nowhere_is_no_exception(visit, place):
 def test_a_long_text_stays_usable(visit, places):
     """4,096 tokens: what travels is what can be seen, and another head is a moment."""
     tokenizer = interp.load("demo-lm").tokenizer
-    words = [word.strip() for word in tokenizer.get_vocab()]
+    words = [word.strip("▁") for word in tokenizer.get_vocab()]
     short = [word for word in words if word.isalpha() and len(word) < 7]
     text = " ".join((short * 40)[: LONG - 20])
     sizes = []

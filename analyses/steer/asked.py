@@ -75,7 +75,7 @@ def _entries(asked: Asked) -> tuple[tuple[str, Any], ...]:
         model = asked.model
         raise ValueError(
             f"steer was given no interventions; for {model.name} there are {', '.join(offered(model.kind))}: "
-            "interventions=['PAI(alpha=0.5)', ...]."
+            f"interventions=['{offered(model.kind)[0]}', ...]."
         )
     names = [name for name, _ in items]
     for name in names:

@@ -1,5 +1,7 @@
 """`interp explore`: the explorer, served from here."""
 
+import sys
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -36,14 +38,14 @@ def explore(
     for folder in folders:
         if not folder.expanduser().is_dir():
             raise NotADirectoryError(f"there is no folder {str(folder)!r} of saved results.")
-    if json_asked:
-        document(
-            {
-                "url": f"http://{host}:{port}",
-                "folders": [str(one) for one in folders],
-                "models": models,
-            }
-        )
-    note(f"The explorer opens at http://{host}:{port}; Ctrl-C ends it.")
+    address, out = f"http://{host}:{port}", sys.stdout
+
+    def ready() -> None:
+        if json_asked:
+            told = [str(one) for one in folders]
+            with redirect_stdout(out):
+                document({"url": address, "folders": told, "models": models})
+        note(f"The explorer is at {address}; Ctrl-C ends it.")
+
     with quiet(json_asked):
-        serve(folders, models, host=host, port=port, browser=not no_browser)
+        serve(folders, models, host=host, port=port, browser=not no_browser, ready=ready)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.explorer.said import notes
 from app.explorer.shelf import Run
-from app.explorer.width import room
+from app.explorer.width import room as room
 
 if TYPE_CHECKING:
     from pandas import DataFrame

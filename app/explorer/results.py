@@ -39,7 +39,7 @@ def page(analyses: Sequence[str], says: str, boxes: Boxes | None = None) -> None
     """`analyses` in the order of their runs in the list."""
     st.caption(says)
     found = shelf.of(analyses)
-    _told_missing()
+    told_missing()
     row = st.container(horizontal=True, vertical_alignment="bottom")
     ways = [SAVED, NOW] if found else [NOW]
     way = state.choose("ask.from", "Show", ways, where=row, width=BOX)
@@ -104,8 +104,8 @@ def _with(lines: Sequence[str], given: dict[str, Any]) -> list[str]:
     return [*lines[:-1], f"{lines[-1]}.figure({told})"] if lines else []
 
 
-def _told_missing() -> None:
+def told_missing() -> None:
     """A link may name a run that is not on these folders."""
     name = state.view().get("run")
-    if name and all(run.name != name for run in shelf.runs()):
+    if name and "/" in name and all(run.name != name for run in shelf.runs()):
         hint(f"The link names the run {name}, which is not in the folders that are open here.")

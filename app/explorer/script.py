@@ -9,7 +9,7 @@ from PIL import Image
 from app.explorer import state, width
 from app.explorer.icon import icon
 from app.explorer.said import kept_up
-from app.pages import PAGES, Page, ordered
+from app.pages import menu
 
 # Less air than Streamlit leaves around a page, and figures as wide as what is left.
 STYLE = (
@@ -20,8 +20,7 @@ STYLE = (
 
 def main() -> None:
     st.set_page_config(page_title="interp", page_icon=Image.fromarray(icon()), layout="wide")
-    menu = [_entry(name, PAGES[name]) for name in ordered()]
-    chosen = st.navigation(menu, position="sidebar")
+    chosen = st.navigation(list(menu().values()), position="sidebar")
     st.html(STYLE)
     width.measure()
     state.read_link()
@@ -29,11 +28,6 @@ def main() -> None:
     with kept_up():
         chosen.run()
     state.write_link()
-
-
-def _entry(name: str, page: Page) -> st.Page:
-    first = name == ordered()[0]
-    return st.Page(page.draw, title=page.title, icon=page.icon, url_path=name, default=first)
 
 
 main()

@@ -36,7 +36,11 @@ def form(kind: str) -> list[str]:
     st.session_state["box line"] = state.view().get(LINE, "")
     label = "As one line, to edit or to copy"
     st.text_input(
-        label, key="box line", max_chars=LETTERS, on_change=_line, placeholder="VAR(keep=0.2), PAI"
+        label,
+        key="box line",
+        max_chars=LETTERS,
+        on_change=_line,
+        placeholder="NAME(setting=0.2), OTHER",
     )
     wrong = [said for (name, _), (_, said) in _wrong().items() if name in names]
     if wrong:
@@ -48,7 +52,7 @@ def parsed(line: str) -> Chosen:
     """Names with their settings, in their order; values are not judged yet."""
     from interp.interventions import INTERVENTIONS
 
-    example = "write them as in VAR(keep=0.2), PAI."
+    example = "write them as in NAME(setting=0.2), OTHER."
     if len(line) > LETTERS:
         raise ValueError(f"the line has {len(line)} characters; at most {LETTERS} are read.")
     try:

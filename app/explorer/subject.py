@@ -8,8 +8,8 @@ import streamlit as st
 
 from app.explorer import loaded, state, uploads
 from app.explorer.opened import CHARACTERS, LINK, MEGABYTES, MEGAPIXELS, TOKENS, opened
-from app.explorer.said import kept_up
-from app.suited import records, tasks_for
+from app.explorer.said import hint, kept_up
+from app.suited import LIKELY, records, tasks_for
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -59,7 +59,8 @@ class Subject:
     def code(self) -> list[str]:
         """The lines of Python that open the model and make the task of this one record."""
         fault = f", fault={self.fault!r}" if self.fault else ""
-        opening = f"import interp; model = interp.load({self.model_name!r}{fault})"
+        also = ", PIL.Image" if self.image and self.task is None else ""
+        opening = f"import interp{also}; model = interp.load({self.model_name!r}{fault})"
         if self.task is not None:
             one = f"[{self.record}:{self.record + 1}]"
             return [
@@ -84,6 +85,7 @@ def pick(kinds: Sequence[str] = KINDS, where: Any = st) -> Subject:
     """Boxes for it, bound to the link."""
     with where.container():
         first, second, third, fourth, last = st.columns([3, 3, 2, 3, 2])
+        _told_missing()
         name = state.choose("model", "Model", list(opened().models), where=first)
         kind = loaded.model(name).kind
         if kind not in kinds:
@@ -98,6 +100,12 @@ def pick(kinds: Sequence[str] = KINDS, where: Any = st) -> Subject:
         return _own(name, fault, kind)
 
 
+def _told_missing() -> None:
+    name = state.view().get("model")
+    if name and name not in opened().models:
+        hint(f"The link names the model {name}, which is not offered here: interp explore --model.")
+
+
 def _fault(name: str, where: Any) -> str | None:
     known = loaded.faults(name)
     if not known:
@@ -107,7 +115,8 @@ def _fault(name: str, where: Any) -> str | None:
 
 
 def _example(name: str, fault: str | None, examples: list[str], where: Any, last: Any) -> Subject:
-    task = state.choose("task", "Task", examples, where=where)
+    likely = next((name for name in LIKELY if name in examples), examples[0])
+    task = state.choose("task", "Task", examples, likely, where=where)
     record = state.number("record", "Record", 0, 999, where=last)
     shown = records(task, record + 1)[record]
     text, picture = st.columns([5, 1])
@@ -122,7 +131,24 @@ def _own(name: str, fault: str | None, kind: str) -> Subject:
     prompt = state.text("prompt", "Prompt", "") if kind != "vision" else ""
     if len(prompt) > LINK:
         st.caption("This prompt is too long for a link; a link to this page leaves it out.")
-    return Subject(name, fault, prompt, image)
+    one = Subject(name, fault, prompt, image)
+    _told_unknown(one)
+    return one
+
+
+def _told_unknown(one: Subject) -> None:
+    """Small vocabularies know few words; the model would be asked something else than what was typed."""
+    tokenizer = one.model().tokenizer
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or not one.prompt or len(one.prompt) > CHARACTERS:
+        return
+    ids = tokenizer(one.prompt, add_special_tokens=False)["input_ids"]
+    if unknown in ids:
+        count = ids.count(unknown)
+        hint(
+            f"{count} of {len(ids)} tokens are not in the vocabulary of {one.model_name}, and reach it as "
+            f"{tokenizer.unk_token}; the examples use words that it knows."
+        )
 
 
 def _upload() -> str | None:

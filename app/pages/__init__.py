@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from interp.registry import Registry
 
@@ -25,6 +26,22 @@ ORDER = (
 def ordered() -> list[str]:
     """Names in the order of the menu; pages that ORDER does not know come last."""
     return sorted(PAGES, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
+def menu() -> "dict[str, Any]":
+    """Each page as Streamlit knows it, to be listed and linked to."""
+    import streamlit as st
+
+    return {
+        name: st.Page(
+            PAGES[name].draw,
+            title=PAGES[name].title,
+            icon=PAGES[name].icon,
+            url_path=name,
+            default=not number,
+        )
+        for number, name in enumerate(ordered())
+    }
 
 
 def page_of(analysis: str) -> str | None:

@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from app.explorer import beside, shaded, shelf, state, subject
-from app.explorer.said import kept_up
+from app.explorer import beside, results, shaded, shelf, state, subject
+from app.explorer.said import as_text, kept_up
 from app.pages import PAGES, Page
 from interp.looking import Look
 from interp.plots import attention_figure
@@ -16,7 +16,11 @@ LISTED = 300  # tokens up to which they are offered by name
 
 def draw() -> None:
     runs = {run.name: run for run in shelf.of(ANALYSES)}
-    source = state.choose("run", "Show", [LIVE, *runs], default=next(iter(runs), LIVE), show=_label)
+    results.told_missing()
+    chosen = {"model", "task", "prompt", "image"} & state.view().keys()
+    first = LIVE if chosen else next(iter(runs), LIVE)
+    source = state.choose("run", "Show", [LIVE, *runs], default=first, show=_label)
+    state.put(run=source)
     with kept_up():
         if source == LIVE:
             result, lines = _asked()
@@ -66,13 +70,18 @@ def _look(look: Look, lines: list[str]) -> None:
     _follow(picked, look, layer, head)
     left, right = st.columns([3, 2])
     with left:
-        beside.show(attention_figure.large(look, layer, head, query), f"head-{layer}.{head}")
+        beside.show(
+            attention_figure.large(look, layer, head, query, int(0.58 * beside.room())),
+            f"head-{layer}.{head}",
+            0.58,
+        )
     with right:
-        st.markdown(f"**What token {query} looks at** in layer {layer}, head {head}")
+        token = as_text(look.tokens[query].strip())
+        st.markdown(f"**What token {query}, {token}, looks at** in layer {layer}, head {head}")
         shaded.show(look.tokens, look.row(layer, head, query), query, look.on_image)
         over = attention_figure.overlay(look, layer, head, query)
         if over is not None:
-            beside.show(over, f"image-{layer}.{head}")
+            beside.show(over, f"image-{layer}.{head}", 0.38)
         _following(look)
     beside.code(*lines, f"result.figure(layer={layer}, head={head}, query={query})")
     beside.around(look.result, "attention")
@@ -120,7 +129,8 @@ def _following(look: Look) -> None:
     """What comes next, as bars: a grid of cells would cost a page more than its figures do."""
     table = look.result.tables.get("next")
     if table is not None:
-        st.markdown("**Most probable next**")
+        written = look.result.made["stack"] != "vision"
+        st.markdown("**Most probable next**" if written else "**Most probable class**")
         shaded.bars(table["token"].tolist(), table["probability"].tolist())
 
 

@@ -41,4 +41,4 @@ def draw() -> None:
     results.page(ANALYSES, SAYS, BOXES)
 
 
-PAGES.add("heads", Page("Heads", ":material/grid_on:", draw, ANALYSES))
+PAGES.add("heads", Page("Heads", ":material/apps:", draw, ANALYSES))

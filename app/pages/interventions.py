@@ -40,7 +40,9 @@ def draw() -> None:
         _now()
         return
     labels = {run.name: f"{results.label(run)}  ({run.name})" for run in found}
+    results.told_missing()
     name = state.choose("run", "Run", list(labels), show=lambda one: labels[one], where=row)
+    state.put(run=name)
     run = next(run for run in found if run.name == name)
     with kept_up():
         result = shelf.load(run)

@@ -1,6 +1,6 @@
 """Runs: all saved results of the folders that are open; one of them whole, or two beside each other."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -12,6 +12,8 @@ from interp import runs as index
 if TYPE_CHECKING:
     from interp.result import Result
 
+HALF = 900  # pixels: wider figures of two runs stand below each other
+SAID = 5  # broken runs that are told one by one
 NONE = "nothing"
 SAYS = "All saved results in the folders that the explorer was started with, and those that come along."
 SMALLEST = 5e-4  # differences that three digits still show
@@ -32,7 +34,8 @@ def draw() -> None:
         run.name: f"{run.name}  ({results.label(run) if run.analysis else 'broken'})"
         for run in found
     }
-    name = state.choose("run", "Open", names, show=labels.__getitem__, where=row)
+    whole = next((run.name for run in found if not run.broken), names[0])
+    name = state.choose("run", "Open", names, whole, show=labels.__getitem__, where=row)
     state.put(run=name)
     labels[NONE] = NONE
     other = state.choose(
@@ -72,8 +75,10 @@ def _list(found: list[shelf.Run]) -> None:
             "run": st.column_config.TextColumn(pinned=True),
         },
     )
-    if broken:
-        problem(f"{broken} of {len(found)} cannot be opened: the column problem says why.")
+    for run in [run for run in found if run.broken][:SAID]:
+        problem(f"{run.name} cannot be opened: {run.broken}")
+    if broken > SAID:
+        problem(f"{broken - SAID} more cannot be opened: the column problem says why.")
 
 
 def _one(run: shelf.Run) -> None:
@@ -94,10 +99,16 @@ def _two(one: shelf.Run, other: shelf.Run) -> None:
     """What differs in how they were made and in what was found, the figures, the same rows of both."""
     both = [shelf.load(one), shelf.load(other)]
     _differences(*both)
-    for run, result, column in zip((one, other), both, st.columns(2), strict=True):
-        with column, results.drawable(run.name):
+    figures: list[tuple[shelf.Run, Any]] = []
+    for run, result in zip((one, other), both, strict=True):
+        with results.drawable(run.name):
+            figures.append((run, result.figure()))
+    wide = any(figure.layout.width > HALF for _, figure in figures)
+    places = [st.container(), st.container()] if wide else st.columns(2)
+    for (run, figure), place in zip(figures, places, strict=False):
+        with place:
             st.subheader(run.name, divider="gray")
-            beside.show(result.figure(), run.name.replace("/", "-"), share=0.48)
+            beside.show(figure, run.name.replace("/", "-"), share=1.0 if wide else 0.48)
     _numbers(*both)
     beside.code(
         "import interp; from interp.runs import differences",

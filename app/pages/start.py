@@ -4,7 +4,7 @@ import streamlit as st
 
 from app.explorer import beside, shelf, subject
 from app.explorer.said import as_text, kept_up, problem
-from app.pages import PAGES, Page, ordered
+from app.pages import PAGES, Page, menu, ordered
 
 TOKENS = 16  # of an answer
 
@@ -69,7 +69,7 @@ def _pages() -> None:
         page = PAGES[name]
         saved = sum(counted[analysis] for analysis in page.analyses)
         with columns[number % len(columns)].container(border=True):
-            st.markdown(f"{page.icon} **{page.title}**")
+            st.page_link(menu()[name], label=f"**{page.title}**", icon=page.icon)
             st.caption(f"{saved} saved")
 
 

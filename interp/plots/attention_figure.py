@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.looking import Look
-from interp.plots.style import ATTENTION, SERIES, bar, plain, short, styled, ticks
+from interp.plots.style import ATTENTION, SERIES, bar, plain, short, styled, ticks, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 32  # cells a side
 GAP = 2  # empty cells between thumbnails
+SIDES = 150  # pixels beside the thumbnails
 LABELS = 40  # tokens that an axis has room for
 CHOSEN = SERIES[1]  # the head and the query that are large
 
@@ -28,7 +29,9 @@ def figure(
     return large(look, look.layers[0] if layer is None else layer, head or 0, query)
 
 
-def sheet(look: Look, layer: int | None = None, head: int | None = None) -> "Figure":
+def sheet(
+    look: Look, layer: int | None = None, head: int | None = None, width: int = 1100
+) -> "Figure":
     """Layers down, heads across; the chosen head framed. A click on a head gives its [layer, head]."""
     import plotly.graph_objects as go
 
@@ -73,8 +76,10 @@ def sheet(look: Look, layer: int | None = None, head: int | None = None) -> "Fig
         title="layer", autorange="reversed", scaleanchor="x", showgrid=False, zeroline=False,
         constrain="domain",
     )  # fmt: skip
-    height = min(1400, max(260, 120 + 1000 * len(look.layers) / max(look.heads, 4)))
-    return styled(figure, "Every head: rows are queries, columns keys", width=1100, height=height)
+    cell = min(260.0, (width - SIDES) / look.heads)  # pixels of a thumbnail
+    height = min(2400, int(cell * len(look.layers)) + 130)
+    title = "Every head: rows are queries, columns keys"
+    return styled(figure, title, width=width, height=height, above=56, b=16)
 
 
 def _targets(figure: "Figure", look: Look, side: int) -> None:
@@ -98,7 +103,7 @@ def _targets(figure: "Figure", look: Look, side: int) -> None:
     )  # fmt: skip
 
 
-def large(look: Look, layer: int, head: int, query: int = -1) -> "Figure":
+def large(look: Look, layer: int, head: int, query: int = -1, width: int = 720) -> "Figure":
     """One head's map, the chosen query's row framed."""
     import plotly.graph_objects as go
 
@@ -124,7 +129,7 @@ def large(look: Look, layer: int, head: int, query: int = -1) -> "Figure":
     )
     figure.update_yaxes(tickvals=places, ticktext=words, title=f"query: {own}", autorange="reversed",
                         scaleanchor="x", constrain="domain")  # fmt: skip
-    return styled(figure, f"Layer {layer}, head {head}", width=720, height=640)
+    return styled(figure, f"Layer {layer}, head {head}", width=width, height=width - 40)
 
 
 def overlay(look: Look, layer: int, head: int, query: int = -1) -> "Figure | None":
@@ -143,7 +148,7 @@ def overlay(look: Look, layer: int, head: int, query: int = -1) -> "Figure | Non
     figure.update_xaxes(showticklabels=False, constrain="domain", showgrid=False)
     figure.update_yaxes(showticklabels=False, scaleanchor="x", autorange="reversed", showgrid=False)
     share = float(look.row(layer, head, query)[look.on_image].sum())
-    title = f"{share:.0%} of what token {query % len(look.tokens)} looks at is the image"
+    title = f"{share:.0%} of it is on the image"
     return styled(figure, title, width=460, height=430, above=10, l=10, r=80, b=10)
 
 
@@ -161,17 +166,18 @@ def _thumbnail(map_: np.ndarray, whole: bool) -> np.ndarray:
 
 
 def _labels(look: Look, labels: list[str]) -> tuple[list[int], list[str]]:
-    """Ticks for tokens; of a run of image tokens the first, with how many they are."""
+    """Ticks for tokens where there is room; of the image's tokens one, with how many they are."""
     if not look.whole or not look.on_image.any():
         return ticks(labels, LABELS)
-    inside = look.on_image & np.roll(look.on_image, 1)
-    shown = [place for place in range(len(labels)) if not inside[place] or place == 0]
-    named = [
-        f"▦ {int(look.on_image.sum())}" if look.on_image[place] else labels[place]
-        for place in shown
-    ]
-    places, words = ticks(named, LABELS)
-    return [shown[place] for place in places], words
+    run = np.flatnonzero(look.on_image)
+    named = {place: label for place, label in enumerate(labels) if not look.on_image[place]}
+    named[int(run[len(run) // 2])] = f"▦ {len(run)}"
+    room = -(-len(labels) // LABELS)  # cells that a label needs
+    shown: list[int] = []
+    for place in sorted(named):
+        if not shown or place - shown[-1] >= room:
+            shown.append(place)
+    return shown, [visible(short(named[place])) for place in shown]
 
 
 def _names(look: Look, count: int) -> list[str]:

@@ -222,7 +222,9 @@ def _styled(
     several = len(set(result.table["record"])) > 1
     title = f"{model} under interventions"
     title += f", record {table['record'].iloc[0]}" if several else ""
-    title += f"<br>Plain answer: {plain(answer)}{f'. Maps: {PARTS[part]}' if heads else ''}"
+    title += (
+        f"<br>Plain answer: {plain(answer).rstrip('.')}{f'. Maps: {PARTS[part]}' if heads else ''}"
+    )
     height = sum(heights) + GAP * (len(heights) - 1) + 150
     above = 30 if tokens is None else 50
     right = RIGHT if heads else BARE
