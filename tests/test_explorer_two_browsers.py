@@ -13,8 +13,8 @@ from interp.interventions import PAI
 pytestmark = pytest.mark.skipif(
     browser.CHROMIUM is None, reason="needs Chromium: apt-get install chromium"
 )
-MODEL, FAULT, TASK, EACH = "demo-vlm", "parked-on-sinks", "count"
-LOOKS, STEERS = 140, 60
+MODEL, FAULT, TASK = "demo-vlm", "parked-on-sinks", "count"
+LOOKS, STEERS = 160, 40
 ONE = f"model={MODEL}&fault={FAULT}&of=an example&task={TASK}&record=0"
 
 

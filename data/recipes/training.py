@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-RUNS = Path(__file__).parents[2] / "runs" / "recipes"  # unfinished and unshipped runs; git does not see them
+RUNS = (
+    Path(__file__).parents[2] / "runs" / "recipes"
+)  # unfinished and unshipped runs; git does not see them
 Losses = Iterator[tuple[str, Tensor]]
 
 
