@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import TimeoutError
+from playwright.sync_api import TimeoutError, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "demo" / "screenshots"  # kept, to be looked at
@@ -47,6 +47,17 @@ def served(*folders, models=()):
     finally:
         process.terminate()
         process.communicate(timeout=20)
+
+
+@contextmanager
+def launched():
+    """A Chromium; each thread needs its own."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            yield chromium
+        finally:
+            chromium.close()
 
 
 def _wait(process, address, seconds=120):

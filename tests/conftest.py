@@ -1,6 +1,7 @@
 """What the whole suite shares: no network, one thread a process, a tokenizer made of words."""
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -22,6 +23,21 @@ def pytest_terminal_summary(terminalreporter):
             "!", "NO CHROMIUM: the explorer was not tested in a browser", red=True
         )
         terminalreporter.write_line("apt-get install chromium, and run the tests again.")
+
+
+@pytest.fixture
+def explorer_folder(tmp_path, monkeypatch):
+    """A folder that the explorer was started with, beside the shipped runs."""
+    from app.explorer import opened, shelf
+
+    given = tmp_path / "mine"
+    given.mkdir()
+    monkeypatch.setattr(sys, "argv", ["script.py", str(given)])
+    for kept in (opened.opened.cache_clear, shelf._found.clear):
+        kept()
+    yield given
+    for kept in (opened.opened.cache_clear, shelf._found.clear):
+        kept()
 
 
 @pytest.fixture

@@ -56,14 +56,8 @@ def address(places):
 
 @pytest.fixture(scope="module")
 def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=browser.CHROMIUM, args=browser.ARGUMENTS
-        )
+    with browser.launched() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture

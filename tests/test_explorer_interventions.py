@@ -1,8 +1,7 @@
 """The page Interventions: forms, links, answers side by side, and what is answered with a sentence."""
 
 import io
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from streamlit.testing.v1 import AppTest
 import interp
 from analyses import ANALYSES
 from app.explorer import shelf, steering, uploads
-from app.explorer.opened import opened
 from app.explorer.results import NOW
 from app.explorer.subject import Subject
 from app.pages.interventions import Question, steered
@@ -36,18 +34,7 @@ def _script() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that the explorer was started with."""
-    given = tmp_path / "mine"
-    given.mkdir()
-    monkeypatch.setattr(sys, "argv", ["script.py", str(given)])
-    opened.cache_clear()
-    yield given
-    opened.cache_clear()
-
-
-@pytest.fixture
-def show(folder: Path, open_boxes: None) -> Open:
+def show(explorer_folder: Path, open_boxes: None) -> Open:
     """The page under a link; "." of a name is written as "__"."""
 
     def opening(**link: str) -> AppTest:
@@ -244,11 +231,11 @@ def test_a_classifier_writes_nothing(show: Open):
     assert "this page takes text or vlm" in said(show(model="demo-vit"))
 
 
-def test_saved_runs_are_shown_without_a_model(show: Open, folder: Path, monkeypatch):
+def test_saved_runs_are_shown_without_a_model(show: Open, explorer_folder: Path, monkeypatch):
     model = interp.load("demo-vlm")
     task = Task.load("colour", count=2)
     ANALYSES["steer"](model, task, interventions=["PAI", "PASTA"], max_new_tokens=2).save(
-        folder / "two"
+        explorer_folder / "two"
     )
     shelf._found.clear()
     monkeypatch.setattr(interp, "load", lambda *given, **more: pytest.fail("a model was loaded"))
@@ -260,7 +247,7 @@ def test_saved_runs_are_shown_without_a_model(show: Open, folder: Path, monkeypa
     assert link(test)["steer.part"] == "image" and "part='image'" in test.code[1].value
 
 
-def test_what_one_asks_does_not_touch_what_others_get(folder: Path):
+def test_what_one_asks_does_not_touch_what_others_get(explorer_folder: Path):
     """Several at once on the same model: each gets what it gets alone."""
     of = Subject("demo-vlm", "parked-on-sinks", "", None, "colour", 3)
     asked = [Question(of, (line,), 3 + n) for n in range(3) for line in (MEND, "PAI(alpha=4.0)")]

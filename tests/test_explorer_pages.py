@@ -3,9 +3,8 @@
 import io
 import json
 import shutil
-import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.explorer import asking, compared, said, shelf
-from app.explorer.opened import opened
 from app.pages import PAGES, page_of
 from interp import Result, shipped
 
@@ -34,20 +32,7 @@ def _script() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that the explorer was started with, beside the shipped runs."""
-    given = tmp_path / "mine"
-    given.mkdir()
-    monkeypatch.setattr(sys, "argv", ["script.py", str(given)])
-    opened.cache_clear()
-    shelf._found.clear()
-    yield given
-    opened.cache_clear()
-    shelf._found.clear()
-
-
-@pytest.fixture
-def show(folder: Path, open_boxes: None) -> Open:
+def show(explorer_folder: Path, open_boxes: None) -> Open:
     """A page under a link."""
 
     def opening(page: str, **link: str) -> AppTest:
@@ -135,8 +120,10 @@ def test_a_link_to_a_run_that_is_not_here_says_so(show: Open):
     assert "elsewhere" in test.info[0].value and len(charts(test)) == 1
 
 
-def test_a_run_of_other_columns_is_told_and_its_numbers_are_shown(show: Open, folder: Path):
-    Result("heads", pandas.DataFrame({"layer": [0], "weight": [1.0]})).save(folder / "odd")
+def test_a_run_of_other_columns_is_told_and_its_numbers_are_shown(
+    show: Open, explorer_folder: Path
+):
+    Result("heads", pandas.DataFrame({"layer": [0], "weight": [1.0]})).save(explorer_folder / "odd")
     test = show("heads", run="mine/odd")
     assert "mine-odd cannot be drawn" in test.error[0].value.replace("\\", "")
     assert [list(one.value) for one in test.dataframe] == [["layer", "weight"]]
@@ -226,9 +213,9 @@ def test_checkpoints_are_chosen_among_the_models_that_are_open(show: Open):
     assert not any(one.label == "before" for one in test.text_input)
 
 
-def test_runs_lists_all_and_says_which_are_broken(show: Open, folder: Path):
-    shutil.copytree(shipped.runs() / "heads-demo-vit", folder / "cut")
-    (folder / "cut" / "table.parquet").write_bytes(b"PAR1 no more")
+def test_runs_lists_all_and_says_which_are_broken(show: Open, explorer_folder: Path):
+    shutil.copytree(shipped.runs() / "heads-demo-vit", explorer_folder / "cut")
+    (explorer_folder / "cut" / "table.parquet").write_bytes(b"PAR1 no more")
     test = show("runs", run="mine/cut")
     listed = test.dataframe[0].value
     assert set(listed["run"]) == {"mine/cut"} | {
@@ -239,11 +226,11 @@ def test_runs_lists_all_and_says_which_are_broken(show: Open, folder: Path):
     assert any("table.parquet" in one.value.replace("\\", "") for one in test.error[1:])
 
 
-def test_two_runs_are_shown_beside_each_other_with_what_differs(show: Open, folder: Path):
+def test_two_runs_are_shown_beside_each_other_with_what_differs(show: Open, explorer_folder: Path):
     result = Result.load(shipped.runs() / "heads-demo-lm")
     result.table.loc[5, "sink"] += 0.25
     result.made["settings"]["strong"] = 0.75
-    result.save(folder / "changed")
+    result.save(explorer_folder / "changed")
     test = show("runs", run="shipped/heads-demo-lm", runs__with="mine/changed", runs__value="sink")
     assert len(charts(test)) == 2
     differing = test.dataframe[1].value
@@ -267,17 +254,17 @@ def test_every_table_of_numbers_can_be_set_beside_itself(name: str):
             assert len(rows) == len(table) and not rows[compared.APART].dropna().any()
 
 
-def test_a_run_travels_whole_as_a_zip(folder: Path):
+def test_a_run_travels_whole_as_a_zip(explorer_folder: Path):
     run = shelf.named("shipped/heads-demo-vit")
     with zipfile.ZipFile(io.BytesIO(shelf.zipped(run))) as packed:
-        packed.extractall(folder)
-    again, kept = Result.load(folder / "heads-demo-vit"), shelf.load(run)
+        packed.extractall(explorer_folder)
+    again, kept = Result.load(explorer_folder / "heads-demo-vit"), shelf.load(run)
     pandas.testing.assert_frame_equal(again.table, kept.table)
 
 
 @pytest.mark.parametrize("name", ["../secret", "mine/../../secret", "/etc", "shipped/../models"])
-def test_no_name_leads_out_of_the_folders(folder: Path, name: str):
-    Result("heads", pandas.DataFrame({"layer": [0]})).save(folder.parent / "secret")
+def test_no_name_leads_out_of_the_folders(explorer_folder: Path, name: str):
+    Result("heads", pandas.DataFrame({"layer": [0]})).save(explorer_folder.parent / "secret")
     with pytest.raises(LookupError, match="no run"):
         shelf.named(name)
 

@@ -80,32 +80,21 @@ def _records(visit, count):
 
 def _look(address):
     """The answer on the first page, with its first token's probability."""
-    from playwright.sync_api import sync_playwright
-
     found = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=browser.CHROMIUM, args=browser.ARGUMENTS
-        )
+    with browser.launched() as chromium:
         visit = browser.Visit(chromium, address).open(f"?{ONE}")
         for _ in _records(visit, LOOKS):
             text = visit.page.locator(".st-key-answer").inner_text()
             share, answer = re.search(r"probability ([0-9.e-]+)\)\s+(\w+)", text).groups()
             found.append((answer, share))
         visit.fine()
-        chromium.close()
     return found
 
 
 def _steer(address):
     """What the page Interventions answers, plain and under PAI."""
-    from playwright.sync_api import sync_playwright
-
     found = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=browser.CHROMIUM, args=browser.ARGUMENTS
-        )
+    with browser.launched() as chromium:
         visit = browser.Visit(chromium, address)
         visit.open(f"interventions?ask.from=ask a model now&{ONE}&interventions.using=PAI()")
         for _ in _records(visit, STEERS):
@@ -114,7 +103,6 @@ def _steer(address):
             visit.rest()
             found.append(tuple(_said(visit, name) for name in ("plain", "PAI")))
         visit.fine()
-        chromium.close()
     return found
 
 

@@ -68,7 +68,7 @@ def draw(
     given: dict[str, Any] = {}
     with drawable(name):
         given = chosen(result, row, boxes.get(result.analysis, ()))
-        beside.show(result.figure(**given), name)
+        beside.show(result.figure(width=beside.room(), **given), name)
     beside.code(*(beside.loading(run, **given) if run else _with(lines, given)))
     beside.around(result, name)
 

@@ -235,7 +235,7 @@ def _looks(result: "Result", name: str, code: Code, shown: dict[str, Any], recor
 
 def _figure(result: "Result", name: str, code: Code, **given: Any) -> None:
     with kept_up():
-        beside.show(result.figure(**given), name)
+        beside.show(result.figure(width=beside.room(), **given), name)
         beside.code(*code(**given))
 
 

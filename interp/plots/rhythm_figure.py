@@ -24,7 +24,7 @@ KEY = {
 }
 WIDTH = 1240
 NARROW = 900  # pixels: below, the key to the marks takes three lines
-LETTER = 6.1  # pixels of a letter of the text
+LETTER = 7.0  # pixels of a letter of the text, which is bold here and there
 LINE = 21  # pixels
 
 
