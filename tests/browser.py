@@ -102,9 +102,23 @@ class Visit:
     def rest(self):
         """Wait until the page is drawn and nothing runs."""
         self.page.wait_for_selector("h1")
-        self.page.wait_for_timeout(120)  # a click has reached the server
-        self.page.wait_for_function(IDLE)
+        for _ in range(2):  # a page that has told its width is drawn once more
+            self.page.wait_for_timeout(120)  # a click has reached the server
+            self.page.wait_for_function(IDLE)
         return self
+
+    def upload(self, name, content):
+        """Give the page's uploader a file."""
+        given = {"name": name, "mimeType": "image/png", "buffer": content}
+        taken = self.page.get_by_test_id("stFileUploaderFile").get_by_text(name).first
+        for _ in range(3):  # a page that is drawn again at this moment loses it
+            self.page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(given)
+            try:
+                taken.wait_for(timeout=15_000)
+                return self.rest()
+            except TimeoutError:
+                self.rest()
+        raise AssertionError(f"the page does not take {name!r}")
 
     def go(self, name):
         self.page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()

@@ -141,9 +141,7 @@ def test_an_image_is_uploaded_and_looked_at(visit):
     visit.open("attention?run=a model&model=demo-vlm&of=your own&prompt=What colour is the circle?")
     picture = np.full((96, 96, 3), 110, np.uint8)
     picture[30:50, 30:50] = (220, 40, 40)
-    visit.page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(
-        {"name": "mine.png", "mimeType": "image/png", "buffer": _png(Image.fromarray(picture))}
-    )
+    visit.upload("mine.png", _png(Image.fromarray(picture)))
     visit.page.wait_for_url("**image=*")
     visit.rest()
     assert visit.drawn() >= 3 and "image tokens" in visit.text()
@@ -165,14 +163,13 @@ def _png(image):
         ("huge.png", None, "100 million"),
         ("bomb.png", "bomb", "more than 20 million"),
     ],
+    ids=["words", "cut", "huge", "bomb"],
 )
 def test_what_is_no_image_is_answered_with_a_sentence(visit, name, content, says):
     side = {None: 10_000, "bomb": 20_000}.get(content if not isinstance(content, bytes) else "", 0)
     buffer = _png(Image.new("L", (side, side))) if side else content
     visit.open("attention?run=a model&model=demo-vlm&of=your own&prompt=What colour is the circle?")
-    visit.page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(
-        {"name": name, "mimeType": "image/png", "buffer": buffer}
-    )
+    visit.upload(name, buffer)
     visit.page.wait_for_function("says => document.body.innerText.includes(says)", arg=says)
     visit.rest()
     assert not visit.exceptions()
