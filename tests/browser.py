@@ -110,7 +110,7 @@ class Visit:
     def upload(self, name, content):
         """Give the page's uploader a file."""
         given = {"name": name, "mimeType": "image/png", "buffer": content}
-        taken = self.page.get_by_test_id("stFileUploaderFile").get_by_text(name).first
+        taken = self.page.get_by_test_id("stFileUploader").get_by_text(name).first
         for _ in range(3):  # a page that is drawn again at this moment loses it
             self.page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(given)
             try:
