@@ -1,13 +1,8 @@
 """What an analysis found: a tidy table, with how it was made inside."""
 
-import ctypes
 import inspect
 import json
 import math
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from interp import placing
+from interp.manifest import (
+    FORMAT,
+    MANIFEST,
+    TENSORS,
+    plain_name,
+    read_manifest,
+    read_table,
+    read_tensors,
+    steady,
+)
 from interp.registry import unknown
 
 if TYPE_CHECKING:
     import pandas
     from plotly.graph_objects import Figure
 
-MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
-FORMAT = 1
 SHOWN = 20  # rows in a notebook
 
 
@@ -101,29 +105,23 @@ class Result:
         _check_place(path)
         manifest = {"format": FORMAT, "analysis": self.analysis, "tables": list(self.tables)}
         manifest |= {"notes": json_value(self.notes), "made": json_value(self.made)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
+        with placing.placed(path) as folder:
             for name, table in tables.items():
-                table.to_parquet(written / f"{name}.parquet", index=False)
+                table.to_parquet(folder / f"{name}.parquet", index=False)
             if self.tensors:
                 # Copies: tensors that share memory are one to safetensors, and refused.
                 content = {
                     name: value.detach().cpu().contiguous().clone()
                     for name, value in self.tensors.items()
                 }
-                save_file(content, written / TENSORS)
-            (written / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False))
-            written.chmod(0o777 & ~_umask())  # a temporary folder is its owner's alone
-            _put(written, path)
-        finally:
-            shutil.rmtree(written, ignore_errors=True)
+                save_file(content, folder / TENSORS)
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False))
         return path
 
     def _named_tables(self) -> dict[str, "pandas.DataFrame"]:
         """Tables by the name of their file; a name that would be another file is refused."""
         for name in self.tables:
-            if name == "table" or not name or name[0] == "." or set(name) & set("/\\"):
+            if name == "table" or not plain_name(name):
                 raise ValueError(
                     f"a table cannot be saved as {name!r}: names are plain words, and 'table' is taken."
                 )
@@ -132,30 +130,21 @@ class Result:
     @classmethod
     def load(cls, path: str | Path) -> "Result":
         """A saved result; no model is needed to look at it."""
-        import pandas
-        from safetensors.torch import load_file
-
         path = Path(path).expanduser()
         if not _holds_result(path):
             raise FileNotFoundError(f"{str(path)!r} holds no {MANIFEST}, so it is no saved result.")
-        manifest = _manifest(path)
-        if manifest.get("format") != FORMAT:
-            raise ValueError(
-                f"{str(path)!r} has format {manifest.get('format')!r}; this version reads {FORMAT}."
-            )
-        tables = {
-            name: pandas.read_parquet(path / f"{name}.parquet")
-            for name in ["table", *manifest["tables"]]
-        }
-        tensors = load_file(path / TENSORS) if (path / TENSORS).is_file() else {}
-        return cls(
-            manifest["analysis"],
-            tables.pop("table"),
-            tables,
-            tensors,
-            manifest["notes"],
-            manifest["made"],
-        )
+        try:
+            return steady(path, _read)
+        except ValueError as problem:
+            raise ValueError(f"{str(path)!r} cannot be opened: {problem}.") from None
+
+
+def _read(path: Path) -> Result:
+    manifest = read_manifest(path)
+    tables = {name: read_table(path, name) for name in ("table", *manifest["tables"])}
+    main = tables.pop("table")
+    told = (manifest["notes"], manifest["made"])
+    return Result(manifest["analysis"], main, tables, read_tensors(path), *told)
 
 
 def _check_place(path: Path) -> None:
@@ -164,7 +153,13 @@ def _check_place(path: Path) -> None:
         raise FileExistsError(f"{str(path)!r} is there and is no result; save to another place.")
     if path.exists() and _holds_result(path):
         own = {MANIFEST, TENSORS, "table.parquet"}
-        own |= {f"{name}.parquet" for name in _manifest(path).get("tables", [])}
+        try:
+            own |= {f"{name}.parquet" for name in read_manifest(path)["tables"]}
+        except ValueError as problem:
+            raise ValueError(
+                f"the result in {str(path)!r} would be replaced, and what it is cannot be told: {problem}; "
+                "save to another place, or remove it."
+            ) from None
         foreign = sorted({file.name for file in path.iterdir()} - own)
         if foreign:
             raise FileExistsError(
@@ -173,55 +168,8 @@ def _check_place(path: Path) -> None:
             )
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads((path / MANIFEST).read_text())
-    except json.JSONDecodeError as problem:
-        raise ValueError(f"the {MANIFEST} in {str(path)!r} is damaged: {problem}") from None
-
-
 def _holds_result(path: Path) -> bool:
     return (path / MANIFEST).is_file()
-
-
-def _umask() -> int:
-    """The process's mask of rights; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _put(written: Path, path: Path) -> None:
-    """Rename into place. Where something is there the two change places, in one step."""
-    if not path.exists():
-        try:
-            written.rename(path)
-            return
-        except OSError:  # another process was first
-            if not path.exists():
-                raise
-    if _exchanged(written, path):
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-    path.rename(old / "result")
-    try:
-        written.rename(path)
-    except OSError:
-        (old / "result").rename(path)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Whether the system could let two folders change places (Linux can)."""
-    if sys.platform != "linux":
-        return False
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if rename is None:
-        return False
-    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _digits(value: float) -> str:

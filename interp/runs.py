@@ -1,20 +1,23 @@
 """Saved results in folders: which there are, which are broken, and what differs between two."""
 
-import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy
 import pandas
 from torch import Tensor
 
-from interp.result import FORMAT, MANIFEST, TENSORS, Result
+from interp import remembered
+from interp.manifest import MANIFEST, TENSORS, read_manifest, steady
+from interp.result import Result
 
 WHEN = ("at", "seconds")  # of `made`: no two runs share them
-WHERE = ("device", "versions")  # told, and no difference of what was asked or found
+# Told, and no difference of what was asked or found.
+WHERE = ("device", "versions", "on", "backend", "settings.save")
 TIMED = ("seconds", "times")  # columns that hold how long something took
 ABSENT = "absent"
 
@@ -28,6 +31,7 @@ class Run:
     rows: int | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
     tables: tuple[str, ...] = ()
+    size: int = 0  # bytes of its files
     problem: str = ""
 
     def load(self) -> Result:
@@ -41,35 +45,48 @@ class Run:
         return {**own, **told, "problem": self.problem or None}
 
 
+_FIELDS = {"analysis", "rows", "made", "size"}  # that are remembered, and tables
+
+
 def found(*folders: str | Path) -> list[Run]:
     """Every run below the folders, by path; folders whose name begins with a dot are left out."""
-    known: dict[Path, Run] = {}
-    for folder in folders:
-        if not Path(folder).is_dir():
+    runs: list[Run] = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
             raise NotADirectoryError(f"there is no folder {str(folder)!r} to look for runs in.")
-        for path in _below(Path(folder)):
-            known.setdefault(path.resolve(), run(path))
-    return sorted(known.values(), key=lambda one: str(one.path))
+        runs += _known(folder)
+    if len(folders) > 1:  # one folder may lie in another
+        runs = list({one.path.resolve(): one for one in reversed(runs)}.values())
+    return sorted(runs, key=lambda one: str(one.path))
 
 
 def run(path: str | Path) -> Run:
     """The run in a folder, whether or not it can be opened."""
-    path = Path(path)
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Run(path, problem=f"it holds no {MANIFEST}")
-    except (OSError, ValueError) as problem:
-        return Run(path, problem=f"its {MANIFEST} cannot be read: {problem}")
-    wrong = _wrong(manifest)
-    if wrong:
-        return Run(path, problem=wrong)
-    names = ("table", *manifest["tables"])
-    told = {"analysis": manifest["analysis"], "made": manifest["made"], "tables": names}
+        return steady(Path(path), _seen)
+    except ValueError as problem:
+        return Run(Path(path), problem=str(problem))
+
+
+def _seen(path: Path) -> Run:
+    told: dict[str, Any] = {}
     try:
+        told["size"] = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        manifest = read_manifest(path)
+        names = ("table", *manifest["tables"])
+        told |= {"analysis": manifest["analysis"], "made": manifest["made"], "tables": names}
         return Run(path, rows=_rows(path, names), **told)
     except (OSError, ValueError) as problem:
         return Run(path, **told, problem=" ".join(str(problem).split()))
+
+
+def pack(path: str | Path, into: str | Path | BinaryIO) -> None:
+    """A run's folder as one zip file: to take along, unpack and open elsewhere."""
+    path = Path(path).resolve()
+    with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(path.iterdir()):
+            if file.is_file():
+                packed.write(file, f"{path.name}/{file.name}")
 
 
 def differences(one: Result, other: Result, tolerance: float = 0.0) -> pandas.DataFrame:
@@ -95,25 +112,50 @@ def same(table: pandas.DataFrame) -> bool:
     return bool((table["part"] == "where").all())
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Folders that are runs, or were: nothing is looked for inside them."""
+def _known(folder: Path) -> list[Run]:
+    """All runs below a folder; whole ones whose files are as they were last time are not read again."""
+    before, now, runs = remembered.read(folder), {}, []
+    for place, stamp in _below(folder):
+        name = os.path.relpath(place, folder)
+        one = _as_before(place, stamp, before.get(name)) or run(place)
+        if one.problem and not place.is_dir():  # removed meanwhile
+            continue
+        runs.append(one)
+        if stamp is not None and not one.problem:
+            now[name] = [stamp, _told(one)]
+    if now != before:
+        remembered.keep(folder, now)
+    return runs
+
+
+def _as_before(path: Path, stamp: str | None, entry: Any) -> Run | None:
+    """What was read last time, where nothing has changed since."""
+    match entry:
+        case [str(known), {"tables": list(tables), **told}]:
+            if known == stamp and {*told} == _FIELDS:
+                return Run(path, tables=tuple(tables), **told)
+    return None
+
+
+def _told(one: Run) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in _FIELDS} | {"tables": list(one.tables)}
+
+
+def _below(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Folders that are runs, or were, and a name for what is in them now; not what lies inside these."""
     for place, inner, files in os.walk(folder):
         kept = any(name.endswith(".parquet") for name in files) or TENSORS in files
         if MANIFEST in files or kept:
             inner.clear()
-            yield Path(place)
+            files.sort()
+            try:
+                stamp = remembered.stamp(
+                    [os.stat(os.path.join(place, one)) for one in files], files
+                )
+            except OSError:  # replaced meanwhile, or a link to nothing
+                stamp = None
+            yield Path(place), stamp
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-
-
-def _wrong(manifest: Any) -> str:
-    """Why a manifest is none of ours, or nothing."""
-    if not isinstance(manifest, dict):
-        return f"its {MANIFEST} is no JSON object"
-    if manifest.get("format") != FORMAT:
-        return f"it has format {manifest.get('format')!r}; this version reads {FORMAT}"
-    kinds = {"analysis": str, "tables": list, "notes": list, "made": dict}
-    bad = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
-    return f"its {MANIFEST} has no {' and no '.join(bad)}" if bad else ""
 
 
 def _rows(path: Path, names: tuple[str, ...]) -> int:
@@ -151,8 +193,10 @@ def _of_made(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple]:
     rows = []
     for name in dict.fromkeys([*mine, *theirs]):
         first, second = mine.get(name, ABSENT), theirs.get(name, ABSENT)
-        if name not in WHEN and first != second:
-            rows.append(("where" if name.split(".")[0] in WHERE else "made", name, first, second))
+        own = name.removeprefix("protocol.")  # of an evaluation inside the analysis
+        if own not in WHEN and first != second:
+            where = own in WHERE or own.split(".")[0] in WHERE
+            rows.append(("where" if where else "made", name, first, second))
     return rows
 
 

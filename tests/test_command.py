@@ -247,7 +247,7 @@ def test_explore_hands_over_what_was_asked(runs, monkeypatch):
 
 
 def test_explore_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("app.command.exploring.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "streamlit", None)
     got = ask("explore")
     assert got.exit_code == 2 and "pip install 'interp[app]'" in got.stderr
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import numpy
 import pandas
@@ -14,8 +15,9 @@ import torch
 import analyses
 import interp
 from analyses import ANALYSES
-from interp import Result
+from interp import Result, placing
 from interp.making import digest, weights_digest
+from interp.runs import run
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_what_is_no_result_is_refused(result, tmp_path):
     path = result.save(tmp_path / "run")
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(ValueError, match="format 99; this version reads 1"):
+    with pytest.raises(ValueError, match="has format 99; this is interp"):
         Result.load(path)
 
 
@@ -131,8 +133,10 @@ def test_what_is_not_the_results_own_is_not_replaced(result, tmp_path):
         result.save(path)
     assert (path / "mine.html").exists() and Result.load(path)
     (path / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="cannot be read"):
         Result.load(path)
+    with pytest.raises(ValueError, match="what it is cannot be told"):
+        result.save(path)
 
 
 @pytest.mark.parametrize("name", ["table", "../escape", "a/b", ".hidden", ""])
@@ -147,7 +151,8 @@ def test_saved_folders_can_be_read_by_others_and_hold_odd_values(result, tmp_pat
     result.made |= {"infinite": float("inf"), "counted": numpy.int64(3), "none": float("nan")}
     result.tensors |= {"whole": torch.ones(4, 4), "part": torch.ones(4, 4)[:2]}
     path = result.save(tmp_path / "run")
-    assert path.stat().st_mode & 0o055 == 0o055 & ~umask()
+    assert path.stat().st_mode & 0o777 == 0o777 & ~umask()
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o666 & ~umask()}
     made = Result.load(path).made
     assert (made["infinite"], made["counted"], made["none"]) == ("inf", 3, None)
 
@@ -175,6 +180,66 @@ def test_processes_that_save_to_one_place_leave_one_whole_result(tmp_path):
     again = Result.load(tmp_path / "run")
     assert again.table["by"].tolist() == again.tables["more"]["by"].tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+SAVES_BY_TURNS = """
+import sys
+import pandas, torch
+from interp.result import Result
+for turn in range(40):
+    table = pandas.DataFrame({"turn": [turn] * 3})
+    tables = {name: table for name in ("more", "less")[: 1 + turn % 2]}
+    Result("sinks", table, tables, {"map": torch.full((2,), turn)}, made={"turn": turn}).save(sys.argv[1])
+"""
+
+
+def test_what_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", SAVES_BY_TURNS, str(tmp_path / "run")]) as saving:
+        seen = []
+        while saving.poll() is None:
+            if (tmp_path / "run").exists():
+                assert not run(tmp_path / "run").problem
+                one = Result.load(tmp_path / "run")
+                parts = [one.table["turn"][0], one.made["turn"], int(one.tensors["map"][0])]
+                parts += [table["turn"][0] for table in one.tables.values()]
+                assert len(set(parts)) == 1 and len(one.tables) == 1 + parts[0] % 2, parts
+                seen.append(parts[0])
+        assert saving.wait(timeout=300) == 0
+    assert len(set(seen)) > 3 and Result.load(tmp_path / "run").made == {"turn": 39}
+
+
+def test_without_an_exchange_in_one_step_it_is_replaced_too(result, tmp_path, monkeypatch):
+    """Where the system cannot let two folders change places; what fails then brings the old one back."""
+    monkeypatch.setattr(placing, "_exchanged", lambda one, other: False)
+    result.save(tmp_path / "run")
+    result.made = {"model": "other"}
+    result.save(tmp_path / "run")
+    assert Result.load(tmp_path / "run").made == {"model": "other"}
+    rename = type(tmp_path).rename
+
+    def failing(one, other):
+        if one.name.startswith(".run-") and other.name == "run":
+            raise OSError("no")
+        return rename(one, other)
+
+    monkeypatch.setattr(type(tmp_path), "rename", failing)
+    with pytest.raises(OSError, match="no"):
+        result.save(tmp_path / "run")
+    monkeypatch.setattr(type(tmp_path), "rename", rename)
+    assert Result.load(tmp_path / "run").made == {"model": "other"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_killed_saves_left_is_removed_and_nothing_else(result, tmp_path):
+    hour = time.time() - placing.LEFT - 60
+    left = [".run-abcdefgh.saving", ".run-old-abcdefgh.saving"]
+    kept = [".run-2-abcdefgh.saving", ".runs.saving", ".run-abcdefgh", "other"]
+    for name in (*left, *kept, young := ".run-ijklmnop.saving"):
+        (tmp_path / name).mkdir()
+        if name != young:
+            os.utime(tmp_path / name, (hour, hour))
+    result.save(tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, young, "run"])
 
 
 def test_digests_tell_apart(tmp_path):

@@ -113,6 +113,12 @@ def test_where_it_ran_is_told_and_changes_nothing():
     assert table["name"].tolist() == ["versions.torch", "device"] and same(table)
 
 
+def test_where_chunks_were_kept_changes_nothing():
+    one, other = (result(settings={"epsilon": 0.3, "save": place}) for place in ("a", None))
+    table = differences(one, other)
+    assert table["name"].tolist() == ["settings.save"] and same(table)
+
+
 def test_a_tolerance_is_of_numbers():
     near = result([0.5 + 1e-4, float("nan"), float("inf")])
     assert names(result(), near) and not names(result(), near, tolerance=1e-3)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import interp
 from interp.metrics import logit_diff
+from interp.placing import LEFT
 from interp.replay import plan
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,25 @@ def swept(model, folder, ids=None, **settings):
 
 def chunks(folder):
     return sorted(Path(folder).glob("chunk-*.npy"))
+
+
+def test_what_killed_processes_were_writing_is_removed_and_nothing_else(model, tmp_path, small):
+    folder, hour = tmp_path / "sweep", time.time() - LEFT - 60
+    swept(model, folder)
+    names = ["chunk-000001.12.tmp", "chunk-000002.13.tmp", "mine.tmp"]
+    for name in names:
+        (folder / name).write_bytes(b"half")
+    for name in (names[0], names[2]):
+        os.utime(folder / name, (hour, hour))
+    swept(model, folder)
+    assert sorted(path.name for path in folder.glob("*.tmp")) == names[1:]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / names[0]).write_bytes(b"mine")
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    os.utime(tmp_path / "mine" / names[0], (hour, hour))
+    with pytest.raises(FileExistsError, match="something else"):
+        swept(model, tmp_path / "mine")
+    assert (tmp_path / "mine" / names[0]).exists(), "in a folder that is no sweep's"
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])

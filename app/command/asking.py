@@ -24,6 +24,10 @@ COMMON = {
     "fault": ("NAME", "Known damage to a shipped model."),
     "images": ("FOLDER", "The folder that images of a file of records are in."),
     "out": ("FOLDER", "Where the result is saved; runs/NAME without it."),
+    "on": (
+        "WHERE",
+        "ray, ray:4 (workers) or ray://host:port: work is shared out to a Ray cluster.",
+    ),
 }
 SHORT = 100  # characters of a docstring that are repeated beside an option
 EPILOG = """
@@ -195,7 +199,8 @@ def _result(name: str, analysis: Any, words: dict[str, list[str]]) -> Any:
     model = _model(name, analysis, common)
     tasks = _tasks(common, rest) or _likely(name, analysis, model)
     task = next(iter(tasks.values())) if len(tasks) == 1 else tasks or None
-    return analysis(model, task, **_opened(own, settings, rest))
+    where = {"on": common["on"][0]} if "on" in common else {}
+    return analysis(model, task, **where, **_opened(own, settings, rest))
 
 
 def _values(words: dict[str, list[str]], name: str) -> list[str]:
@@ -275,11 +280,11 @@ def _task_settings(source: str) -> list[str]:
 
 
 def _drawn(result: Any, folder: Path) -> Path | None:
-    """The figure beside the result's folder, where there is one."""
-    from interp import plots
+    """The figure beside the result's folder, where there is one: the same bytes for the same result."""
+    from interp import placing, plots
 
     if result.analysis not in plots.RESULTS:
         return None
     path = folder.with_name(f"{folder.name}.html")
-    result.figure().write_html(path)
+    placing.write(path, result.figure().to_html(div_id=result.analysis).encode())
     return path

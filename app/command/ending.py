@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from app.command.saying import note
 
 WRONG, FAULT, INTERRUPTED = 2, 3, 130
+RESUMES = "the same command goes on from what --save kept."
 CANNOT = (
     ValueError,
     LookupError,
@@ -51,7 +52,8 @@ class Commands(TyperGroup):
         except Exception as problem:
             code = _said(problem, prog_name or "interp")
         if code == INTERRUPTED:
-            note("Interrupted; nothing was saved.")
+            kept = any(word.split("=")[0] == "--save" for word in given)
+            note(f"Interrupted; {RESUMES if kept else 'nothing was saved.'}")
         sys.exit(code if isinstance(code, int) else 0)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

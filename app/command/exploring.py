@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import redirect_stdout
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +29,9 @@ def explore(
     json_asked: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
     """Open the explorer in a browser, until it is interrupted."""
-    if find_spec("streamlit") is None:
-        raise ImportError("the explorer needs streamlit: pip install 'interp[app]'.")
+    from interp.extras import need
+
+    need("streamlit", "the explorer")
     from app.serve import serve
 
     folders, models = list(runs or []), list(model or [])

@@ -1,5 +1,6 @@
 """`interp runs`: saved results listed, shown, compared and exported."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,16 @@ if TYPE_CHECKING:
 
 HERE = Path("runs")  # where `interp run` saves
 Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
+PATTERN = ", or of all that fit a pattern such as 'demo-*'."
 RUN_HELP = "A saved result: its folder, or its name in ./runs or among those that come along."
+
+
+class Order(StrEnum):
+    """How runs are listed."""
+
+    folder = "folder"
+    time = "time"
+    seconds = "seconds"
 
 
 class _OrFolder(TyperGroup):
@@ -38,6 +48,12 @@ def ls(
     folders: Annotated[
         list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Folders to look in.")
     ] = None,
+    analysis: Annotated[str | None, typer.Option(help=f"Only of this one{PATTERN}")] = None,
+    model: Annotated[str | None, typer.Option(help=f"Only of this one{PATTERN}")] = None,
+    task: Annotated[str | None, typer.Option(help=f"Only of this one{PATTERN}")] = None,
+    sort: Annotated[
+        Order, typer.Option(help="By folder, or the newest or the longest first.")
+    ] = Order.folder,
     json_asked: Json = False,
 ) -> None:
     """List the results below a folder; those that cannot be opened say why."""
@@ -50,7 +66,13 @@ def ls(
         if not folder.is_dir():
             known = ["ls", "show", "compare", "export"]
             raise LookupError(unknown("folder or command", str(folder), known, "Commands are"))
-    rows = [one.row() for one in found(*(folders or _homes()[:1]))]
+    every = [one.row() for one in found(*(folders or _homes()[:1]))]
+    rows = _only(every, {"analysis": analysis, "model": model, "task": task})
+    if sort is not Order.folder:
+        key, kind = {Order.time: ("at", str), Order.seconds: ("seconds", float | int)}[sort]
+        told = [row for row in rows if isinstance(row[key], kind)]
+        rest = [row for row in rows if not isinstance(row[key], kind)]
+        rows = sorted(told, key=lambda row: row[key], reverse=True) + rest
     if json_asked:
         document({"runs": rows})
         return
@@ -63,7 +85,24 @@ def ls(
     for row in broken:
         say(f"broken: {row['run']}: {row['problem']}.")
     counted = f"{len(whole)} result{'' if len(whole) == 1 else 's'}"
-    say(f"{counted}{f', {len(broken)} broken' if broken else ''}.")
+    of = f", of {len(every)} that are there" if len(rows) < len(every) else ""
+    say(f"{counted}{f', {len(broken)} broken' if broken else ''}{of}.")
+
+
+def _only(rows: list[dict[str, Any]], asked: dict[str, str | None]) -> list[dict[str, Any]]:
+    """Rows that fit all patterns; a pattern that nothing fits is told, with what there is."""
+    from fnmatch import fnmatchcase
+
+    from interp.registry import unknown
+
+    for name, pattern in asked.items():
+        if pattern is None:
+            continue
+        known = sorted({str(row[name]) for row in rows if row[name] is not None})
+        rows = [row for row in rows if fnmatchcase(str(row[name] or ""), pattern)]
+        if not rows:
+            raise LookupError(unknown(f"result here of the {name}", pattern, known, "There are"))
+    return rows
 
 
 @runs.command()
@@ -122,45 +161,82 @@ def compare(
 def export(
     run: Annotated[str, typer.Argument(help=RUN_HELP)],
     csv: Annotated[
-        Path, typer.Option(help="A file for the table, or a folder for it and all finer ones.")
-    ],
-    table: Annotated[str | None, typer.Option(help="Another table for the file, by name.")] = None,
+        Path | None,
+        typer.Option(help="A file for the table, or a folder for it and all finer ones."),
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="Another table for the CSV file, by name.")
+    ] = None,
+    zip_file: Annotated[
+        Path | None,
+        typer.Option("--zip", help="A file for the whole folder; unpacked it is the run again."),
+    ] = None,
     json_asked: Json = False,
 ) -> None:
-    """Write tables as CSV: one as FILE.csv, or all of them into a folder."""
-    result = _opened(run)
+    """Write tables as CSV, one as FILE.csv or all of them into a folder; or the whole run as a zip file."""
+    if csv is None and zip_file is None:
+        raise ValueError("say what to write: --csv FILE.csv, --csv FOLDER or --zip FILE.zip.")
+    if table is not None and csv is None:
+        raise ValueError("--table goes into a CSV file: --csv FILE.csv.")
+    path = _path(run)
+    written = [] if csv is None else _as_csv(path, csv, table)
+    written += [] if zip_file is None else [_as_zip(path, zip_file)]
+    if json_asked:
+        document({"written": written})
+        return
+    for one in written:
+        say(f"{one['file']}: {one['rows']} rows" if "rows" in one else f"{one['file']}")
+
+
+def _as_csv(path: Path, csv: Path, table: str | None) -> list[dict[str, Any]]:
+    result = _whole(path)
     if csv.suffix == ".csv":
-        written = {csv: result.table if table is None else _table(result, table)}
+        tables = {csv: result.table if table is None else _table(result, table)}
     elif table is not None:
         raise ValueError(f"--table goes into a file: --csv {csv}.csv.")
     else:
-        tables = {"table": result.table, **result.tables}
-        written = {csv / f"{name}.csv": one for name, one in tables.items()}
-    for path, one in written.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        one.to_csv(path, index=False)
-    if json_asked:
-        document(
-            {"written": [{"file": str(path), "rows": len(one)} for path, one in written.items()]}
-        )
-        return
-    for path, one in written.items():
-        say(f"{path}: {len(one)} rows")
+        every = {"table": result.table, **result.tables}
+        tables = {csv / f"{name}.csv": one for name, one in every.items()}
+    for file, one in tables.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        one.to_csv(file, index=False)
+    return [{"file": str(file), "rows": len(one)} for file, one in tables.items()]
+
+
+def _as_zip(path: Path, into: Path) -> dict[str, Any]:
+    from interp.runs import pack
+
+    _whole(path)  # what is broken is not handed on
+    if into.suffix != ".zip":
+        raise ValueError(f"--zip takes the name of a zip file: --zip {into}.zip.")
+    into.parent.mkdir(parents=True, exist_ok=True)
+    pack(path, into)
+    return {"file": str(into)}
 
 
 def _opened(given: str) -> "Result":
     """A run by its folder, or by its name in ./runs; a broken one says why."""
+    return _whole(_path(given))
+
+
+def _path(given: str) -> Path:
     from interp.registry import unknown
-    from interp.runs import found, run
+    from interp.runs import found
 
     for path in (Path(given), *(home / given for home in _homes())):
         if path.is_dir():
-            seen = run(path)
-            if seen.problem:
-                raise ValueError(f"{str(path)!r} is no whole result: {seen.problem}.")
-            return seen.load()
+            return path
     known = [one.path.relative_to(home).as_posix() for home in _homes() for one in found(home)]
     raise LookupError(unknown("run", given, list(dict.fromkeys(known))))
+
+
+def _whole(path: Path) -> "Result":
+    from interp.runs import run
+
+    seen = run(path)
+    if seen.problem:
+        raise ValueError(f"{str(path)!r} is no whole result: {seen.problem}.")
+    return seen.load()
 
 
 def _homes() -> list[Path]:

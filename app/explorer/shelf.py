@@ -1,7 +1,6 @@
 """Saved results on the folders that the explorer was given: found, and opened without a model."""
 
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,8 @@ import streamlit as st
 
 from app.explorer.opened import opened
 from interp import runs as index
-from interp.result import MANIFEST, Result
+from interp.manifest import MANIFEST
+from interp.result import Result
 
 SHIPPED = "shipped"
 FRESH = 5.0  # seconds until folders are looked through again
@@ -25,6 +25,7 @@ class Run:
     path: Path
     analysis: str = ""
     made: dict[str, Any] = field(default_factory=dict)
+    size: int = 0  # bytes of its files
     broken: str = ""
 
     def __str__(self) -> str:
@@ -48,11 +49,6 @@ class Run:
         told = self.made.get("records")
         counts: list[Any] = list(told.values()) if isinstance(told, dict) else [told]
         return sum(counts) if all(isinstance(one, int) for one in counts) else None
-
-    @property
-    def size(self) -> int:
-        """Bytes of its files."""
-        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
 
 
 def runs() -> list[Run]:
@@ -86,7 +82,8 @@ def load(run: Run) -> Result:
     if run.broken:
         raise ValueError(f"{run.name} cannot be opened: {run.broken}")
     try:
-        return _load(str(run.path), (run.path / MANIFEST).stat().st_mtime)
+        told = (run.path / MANIFEST).stat()
+        return _load(str(run.path), (told.st_ino, told.st_mtime_ns))
     except Exception as problem:  # parquet's and safetensors' own errors among them
         raise ValueError(f"{run.name} cannot be opened: {' '.join(str(problem).split())}") from None
 
@@ -94,10 +91,7 @@ def load(run: Run) -> Result:
 def zipped(run: Run) -> bytes:
     """The folder of a run, as one file to take along."""
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as into:
-        for file in sorted(run.path.iterdir()):
-            if file.is_file():
-                into.write(file, f"{run.path.name}/{file.name}")
+    index.pack(run.path, packed)
     return packed.getvalue()
 
 
@@ -111,9 +105,9 @@ def _found(name: str, folder: str) -> list[Run]:
 def _of(name: str, folder: Path, one: index.Run) -> Run:
     inside = one.path.relative_to(folder)
     called = name if inside == Path() else f"{name}/{inside.as_posix()}"
-    return Run(called, one.path, one.analysis, dict(one.made), one.problem)
+    return Run(called, one.path, one.analysis, dict(one.made), one.size, one.problem)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _load(path: str, stamp: float) -> Result:
+def _load(path: str, stamp: tuple[int, int]) -> Result:
     return Result.load(path)
