@@ -9,6 +9,7 @@ from torch import nn
 
 from interp.families import family_of
 from interp.live import Place
+from interp.parallel import check_spread, split_of
 from interp.structure import Stack, reaches_seam, tops
 
 # Per model, its configs and the attention that each had.
@@ -97,6 +98,7 @@ def _refuse(hf: Any, stacks: dict[str, Stack]) -> None:
                     "attention implementation, and would build a wrong one on the seam; "
                     "it is not served."
                 )
+    check_spread(hf, stacks)
 
 
 def _looks_like_attention(module: nn.Module) -> bool:
@@ -125,6 +127,7 @@ def places_of(hf: Any, stacks: dict[str, Stack]) -> dict[nn.Module, Place]:
     for stack in stacks.values():
         for index, layer in stack.layers.items():
             settings = (stack.causal, stack.name in between, index == stack.size - 1)
+            split = split_of(hf, layer.attention)
             roles = {
                 "layer": layer.module,
                 "attention": layer.attention,
@@ -133,7 +136,8 @@ def places_of(hf: Any, stacks: dict[str, Stack]) -> dict[nn.Module, Place]:
             }
             for role, module in roles.items():
                 if module is not None:
-                    places[module] = Place(role, stack.name, index, *settings)
+                    own = split if role == "attention" else None
+                    places[module] = Place(role, stack.name, index, *settings, own)
     return places
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.sites import At, Hook, head_axis
+from interp.spread import Split
 
 if TYPE_CHECKING:
     from interp.metrics import Metric
@@ -30,6 +31,7 @@ class Place:
     causal: bool = False  # positions of this stack see only earlier ones, and may come from a cache
     between: bool = False  # the model adds to the stream between this stack's layers
     last: bool = False
+    split: Split | None = None  # of an attention whose heads may be shared out over processes
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Run:
     inside: bool = False  # a forward of the whole model is under way
     generating: bool = False  # each step's logits are taken from `generate`
     visits: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)  # rows, keys seen so far
+    tried: set[tuple[str, str, int]] = field(default_factory=set)  # changed behind another back end
     ending: list[Callable[[], None]] = field(default_factory=list)  # called when the run is left
 
     def end(self) -> None:

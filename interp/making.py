@@ -14,6 +14,7 @@ from interp.live import LIVE
 from interp.live import version as version_of
 from interp.prompt import Prompt
 from interp.result import json_value
+from interp.spread import local, whole_weight
 from interp.task import Record, Task
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ def making(
     found: dict[str, Any] = {}
     if model is not None:
         found |= {"model": model.name, "class": type(model.hf).__name__}
-        found |= {"weights": weights_digest(model.hf), "dtype": str(model.hf.dtype)}
+        found |= {"weights": weights_digest(model.plain), "dtype": str(model.hf.dtype)}
         found |= {"device": str(model.device), "begins": begins(model)}
+    if model is not None and model.backend != "hf":
+        found["backend"] = model.backend
     if task is not None:
         found |= of_task(task)
     found["settings"] = json_value(settings)
@@ -65,23 +68,28 @@ def begins(model: "Model") -> str | None:
 
 def weights_digest(hf: Any) -> str:
     """Names the weights by their content; kept while no weight is changed."""
-    state = [(name, value) for name, value in sorted(hf.state_dict().items())]
+    state = [(name, local(value)) for name, value in sorted(hf.state_dict().items())]
     stamp = tuple(
-        (name, value.data_ptr(), version_of(value), _sample(value)) for name, value in state
+        (name, 0 if value.is_meta else value.data_ptr(), version_of(value), _sample(value))
+        for name, value in state
     )
     known = _DIGESTS.get(hf)
     if known is not None and known[0] == stamp:
         return known[1]
     content = hashlib.blake2b(digest_size=8)
-    for name, value in state:
+    for name, _ in state:
+        owner, _, own = name.rpartition(".")
+        value = whole_weight(hf.get_submodule(owner), own)
         content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        content.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     _DIGESTS[hf] = (stamp, content.hexdigest())
     return content.hexdigest()
 
 
 def _sample(value: torch.Tensor) -> float:
     """Tells of most changes that versions do not count, such as those of .data."""
+    if value.is_meta:
+        return 0.0  # it lies on another device or a disk
     flat = value.detach().flatten()
     return float(flat[:: max(1, len(flat) // 1000)].float().sum())
 

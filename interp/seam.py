@@ -7,15 +7,15 @@ a name without a mask entry makes transformers drop the padding mask in silence.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from interp.collecting import collectors
 from interp.eager import agrees, eager_of, tapped_eager
 from interp.live import (
     LIVE,
@@ -29,7 +29,7 @@ from interp.live import (
     pass_through,
     sessions_of,
 )
-from interp.metrics import Block, Extent, apart
+from interp.metrics import AXES, Block
 from interp.rows import (
     BLOCK_ROWS,
     Call,
@@ -40,8 +40,9 @@ from interp.rows import (
     streamed,
     whole,
 )
-from interp.sites import ATTENTION_SITES, MAP_SITES
+from interp.sites import ATTENTION_SITES, MAP_SITES, head_axis
 from interp.splicing import part_of, spliced
+from interp.spread import Split
 
 OVER_SDPA, OVER_EAGER = "interp", "interp_eager"
 
@@ -100,15 +101,35 @@ class Passage:
     options: dict[str, Any]  # what transformers passed by keyword
     carrier: Carrier | None = None
     start: int = 0  # absolute position of the prompt
+    split: Split | None = None  # the call holds these of the model's heads
+    known: bool | None = None  # whether the arithmetic is the seam's, where that was tried
 
     def through(
         self, site: str, value: Tensor, top: int = 0, heads: tuple[int, ...] | None = None
     ) -> Tensor:
         """The value after the site's hooks; `top` counts the call's rows before it."""
-        first, hooks = self.first + top, self.hooks[site]
-        return pass_through(
-            value, hooks, self.place, first=first, first_key=self.first_key, heads=heads
+        hooks = self.hooks[site]
+        if not hooks:
+            return value
+        see = functools.partial(
+            pass_through,
+            hooks=hooks,
+            place=self.place,
+            first=self.first + top,
+            first_key=self.first_key,
+            heads=heads,
         )
+        if self.split is None:
+            return see(value)
+        axis = head_axis(site)
+        assert axis is not None
+        return self.split.shown(value, axis, see)
+
+    @property
+    def across(self) -> bool:
+        """Whether something is asked that takes all heads of the call at once."""
+        maps = self.hooks["scores"] or self.hooks["pattern"]
+        return bool(maps) or self.carrier is not None or not all(map(_by_head, self.metrics))
 
     def turned(self, site: str, value: Tensor) -> Tensor:
         """The same for q, k, v: hooks see positions before heads, transformers heads before them."""
@@ -143,7 +164,23 @@ def _asked(
     for site in MAP_SITES:
         if hooks[site]:
             hooks[site] = [one for one in hooks[site] if one.shows(first, queries, start)]
-    return Passage(module, place, hooks, metrics, first, first_key, options, carrier, start)
+    split = place.split if place.split is not None and place.split.divides(query, key) else None
+    return Passage(module, place, hooks, metrics, first, first_key, options, carrier, start, split)
+
+
+def _by_head(watched: Watched) -> bool:
+    return "head" in AXES.get(watched.metric.per, ())
+
+
+def _check_by_head(passage: Passage) -> None:
+    for watched in passage.metrics:
+        if not _by_head(watched):
+            raise ValueError(
+                f"{watched.metric.name} reads all heads of a map at once, and "
+                f"{type(passage.module).__name__} has an arithmetic of its own, of which each process knows "
+                "its own heads alone: not served under tensor parallelism. Give a metric of single heads, or "
+                "open the model in one process."
+            )
 
 
 def _positions(module: nn.Module, place: Place, queries: int, keys: int) -> tuple[int, int]:
@@ -173,6 +210,52 @@ def attend(
     idle: Callable[..., tuple[Tensor, Any]],
 ) -> tuple[Tensor, None]:
     """One attention call under hooks and metrics. Returns [batch, query, head, d_value]."""
+    if passage.split is not None and passage.across:
+        return _across(passage, passage.split, query, key, value, mask, idle)
+    return _attend(passage, query, key, value, mask, idle), None
+
+
+def _across(
+    passage: Passage,
+    split: Split,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    idle: Callable[..., tuple[Tensor, Any]],
+) -> tuple[Tensor, None]:
+    """The call with the heads of all processes: each makes the maps that hooks are shown by itself.
+
+    Queries, keys and values travel, and maps do not; what is plain is made where its heads are.
+    """
+    known = known_arithmetic(passage, read_call(passage, query, key, value, mask))
+    if not known:  # the family's own function, which may hold numbers of its own heads only
+        _check_by_head(passage)
+        own = replace(passage, known=False)
+        return _attend(own, query, key, value, mask, idle), None
+
+    def plain(module: nn.Module, *parts: Tensor | None, **_: Any) -> tuple[Tensor, None]:
+        own = [split.own(part, 1) for part in parts[:3] if part is not None]
+        return split.gathered(idle(module, *own, mask, **passage.options)[0], 2), None
+
+    options = dict(passage.options)
+    for name, axis in (("s_aux", 0), ("position_bias", 1)):  # numbers of each head
+        if options.get(name) is not None:
+            options[name] = split.gathered(options[name], axis)
+    whole_mask = mask if mask is None or mask.shape[1] == 1 else split.gathered(mask, 1)
+    whole_call = replace(passage, split=None, known=known, options=options)
+    query, key, value = (split.gathered(part, 1) for part in (query, key, value))
+    return split.own(_attend(whole_call, query, key, value, whole_mask, plain), 2), None
+
+
+def _attend(
+    passage: Passage,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    idle: Callable[..., tuple[Tensor, Any]],
+) -> Tensor:
     query = passage.turned("q", query)
     key = passage.turned("k", key)
     value = passage.turned("v", value)
@@ -188,8 +271,8 @@ def attend(
         return passage.through("z", output)
 
     if passage.carrier is not None:
-        return passage.carrier.attention(passage, mixed, (query, key, value, mask)), None
-    return mixed(), None
+        return passage.carrier.attention(passage, mixed, (query, key, value, mask))
+    return mixed()
 
 
 def read_call(
@@ -235,7 +318,7 @@ def _open(passage: Passage, call: Call, plain: Callable[[], Tensor]) -> Tensor:
                 for site in MAP_SITES
             )
             return spliced(call, part, scores, pattern, plain)
-    read, finish = _collectors(passage, call)
+    read, finish = collectors(passage, call)
     if not known_arithmetic(passage, call):
         output = _through_eager(passage, call, read)
     elif not maps and not call.dropout and not call.wants_gradient:
@@ -260,6 +343,8 @@ def _shown(
 
 def known_arithmetic(passage: Passage, call: Call) -> bool:
     """Whether the seam's own arithmetic is this attention's."""
+    if passage.known is not None:
+        return passage.known
     options = passage.options
     run = RUN.get()
     known = run.agreed.get(passage.module) if run is not None else None
@@ -288,53 +373,3 @@ def _through_eager(passage: Passage, call: Call, read: Callable[[Block], None]) 
         name: value for name, value in passage.options.items() if name not in ("scaling", "dropout")
     }
     return tapped_eager(passage.module, call, options, edit_scores, edit_pattern)
-
-
-def _looks_ahead(call: Call) -> bool:
-    """Whether the mask lets a row see later keys, as prefixes of image tokens do in PaliGemma."""
-    if call.seen is None:
-        return not call.causal and call.query.shape[2] > 1
-    return bool(call.seen.triu(call.seen.shape[-1] - call.seen.shape[-2] + 1).any())
-
-
-def _parts(call: Call) -> tuple[slice, ...]:
-    """Stretches of one call that its mask keeps apart, such as several images."""
-    if call.seen is None or not call.own_keys:
-        return ()
-    parts = apart(call.seen.flatten(0, 1).any(0))
-    return tuple(parts) if len(parts) > 1 else ()
-
-
-def _collectors(passage: Passage, call: Call) -> tuple[Callable[[Block], None], Callable[[], None]]:
-    """A reader that feeds every metric, and the step that hands their results over."""
-    batch, heads, queries, _ = call.query.shape
-    place, device = passage.place, call.query.device
-    causal = bool(passage.metrics) and place.causal and not _looks_ahead(call)
-    run = RUN.get()
-    extent = Extent(
-        batch,
-        heads,
-        queries,
-        call.key.shape[2],
-        passage.first,
-        passage.first_key,
-        causal,
-        device,
-        real=None if call.real is None else call.real[..., 0],
-        parts=_parts(call) if passage.metrics and not causal else (),
-        prompt=None if run is None else run.prompt,
-        stack=place.stack,
-        layer=place.layer,
-    )
-    totals = [(watched, watched.metric.start(extent)) for watched in passage.metrics]
-
-    def read(block: Block) -> None:
-        with torch.no_grad():
-            for watched, total in totals:
-                watched.metric.add(total, block, extent)
-
-    def finish() -> None:
-        for watched, total in totals:
-            watched.collect(watched.metric.finish(total, extent), place)
-
-    return read, finish

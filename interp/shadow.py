@@ -44,10 +44,13 @@ class Shadow:
         self.own = module.__dict__.get(method)  # accelerate shadows `forward` the same way
         self.original = getattr(module, method)
         self.users = 0
+        self.gone = False  # whoever shadowed the method after us may still call through here
         self.bare = 0  # calls from contexts in which nothing is live
-        functools.update_wrapper(self, self.original)
+        functools.update_wrapper(self, self.original, updated=())  # not what another shadow holds
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.gone:
+            return self.original(*args, **kwargs)
         calls = COUNTED.get()
         if calls is not None and calls.module is self.module and self.method == "forward":
             calls.count += 1
@@ -63,15 +66,17 @@ class Shadow:
         return getattr(type(self.module), self.method).__get__(memo[id(self.module)])
 
     def put(self) -> None:
-        setattr(self.module, self.method, self)
+        # Past the module's own __setattr__: TransformerLens' hand some names on to what they wrap.
+        object.__setattr__(self.module, self.method, self)
 
     def remove(self) -> None:
+        self.gone = True
         if self.module.__dict__.get(self.method) is not self:
             return  # someone shadowed it after us: theirs now, and ours steps aside by itself
         if self.own is None:
-            delattr(self.module, self.method)
+            object.__delattr__(self.module, self.method)
         else:
-            setattr(self.module, self.method, self.own)
+            object.__setattr__(self.module, self.method, self.own)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ _MLP = (
 _OUT = (
     "o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "Wo", "o", "out_lin", "projection"
 )  # fmt: skip
+_ROTARY = re.compile(r"rotary|rope\b", re.IGNORECASE)
 _VISION = re.compile(r"vision|visual|image|vit\b", re.IGNORECASE)
 _CROSS = re.compile(r"cross|encoder_attn|EncDec", re.IGNORECASE)
 # The stack that a call means when it names none.
@@ -51,6 +52,7 @@ class Stack:
     heads: int = 0
     kv_heads: int = 0
     d_head: int = 0
+    refused: dict[str, str] = field(default_factory=dict)  # site -> why another back end has it not
 
     @property
     def size(self) -> int:
@@ -202,7 +204,7 @@ def _add_attention(
         hf.get_submodule(f"{own.path}.{index}"), inside, attention, target.name, family
     )
     if not target.heads:
-        target.heads, target.kv_heads, target.d_head = _head_counts(attention)
+        target.heads, target.kv_heads, target.d_head = head_counts(attention)
 
 
 def _output_projection(
@@ -241,8 +243,8 @@ def _first_at(
     return None
 
 
-def _head_counts(attention: nn.Module) -> tuple[int, int, int]:
-    """Heads, KV heads and head size, from the names that families give them."""
+def head_counts(attention: nn.Module) -> tuple[int, int, int]:
+    """Heads, KV heads and head size of the whole model, from the names that families give them."""
     config = getattr(attention, "config", None)
     heads = _first_of(attention, config, "num_heads", "num_attention_heads", "n_heads", "heads")
     kv_heads = _first_of(attention, config, "num_key_value_heads", "num_kv_heads")
@@ -266,6 +268,18 @@ def _first_of(module: nn.Module, config: Any, *names: str) -> int | None:
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
     return None
+
+
+def rotated(hf: Any, stacks: dict[str, Stack]) -> frozenset[str]:
+    """Stacks that hold a rotary embedding beside their layers or in them."""
+    found = set()
+    for name, stack in stacks.items():
+        tower = hf.get_submodule(stack.path.rpartition(".")[0])
+        if any(
+            _ROTARY.search(f"{path} {type(part).__name__}") for path, part in tower.named_modules()
+        ):
+            found.add(name)
+    return frozenset(found)
 
 
 def tops(hf: Any, stacks: dict[str, Stack]) -> list[nn.Module]:

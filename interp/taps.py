@@ -12,6 +12,7 @@ from interp.live import LIVE, RUN, Place, Run, carrier_of, hooks_at, pass_throug
 from interp.prompt import Prompt
 from interp.shadow import Around
 from interp.speaking import processors, said
+from interp.spread import runs_on
 from interp.structure import Stack, tops
 
 Forward = Callable[..., Any]
@@ -56,6 +57,9 @@ def around_layer(original: Forward, module: nn.Module, args: tuple, kwargs: dict
     if asked and run is not None and not place.stack.startswith("vision"):
         run.visit_once(module, place)
     hidden, put = _hidden(args, kwargs)
+    device = runs_on(module)
+    if device is not None:  # all sites of a layer lie where it runs, its input too
+        hidden = hidden.to(device)
     if place.between and place.layer > 0:
         # The model adds to the stream between two layers: what leaves one is what enters the next.
         before = Place("layer", place.stack, place.layer - 1, place.causal)

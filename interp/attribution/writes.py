@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.attribution.contrast import Contrast, precise
+from interp.spread import whole_weight
 from interp.trace import Trace
 
 CLOSE = 1e-4  # how far two sides of an identity may be, by the larger; rounding may need more
@@ -45,8 +46,8 @@ def matrix(module: nn.Module | None) -> Tensor | None:
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(module, nn.Linear):
-        return module.weight.detach().T
-    return module.weight.detach() if isinstance(module, Conv1D) else None
+        return whole_weight(module).T
+    return whole_weight(module) if isinstance(module, Conv1D) else None
 
 
 def scales(given: Contrast, trace: Trace, layer: int) -> Scales:

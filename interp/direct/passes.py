@@ -133,6 +133,7 @@ def _in_proportion(logits: Tensor, before: Tensor) -> bool:
     """Whether logits are the head's own, but for a multiplier."""
     if logits.shape != before.shape:
         return True  # what is done between is no cap; whether it is linear will show
+    before = before.to(logits.device)
     usual = logits.detach().abs() < MASKED
     one, other = logits.detach()[usual].double(), before.detach()[usual].double()
     times = (one * other).sum() / (other * other).sum().clamp_min(torch.finfo(one.dtype).tiny)

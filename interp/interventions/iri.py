@@ -101,7 +101,8 @@ class IRI(Intervention):
                 added = at.memo[site].to(own)  # another device, where layers lie on several
                 said = inject(own, added, strength) if self.normalise else own + strength * added
                 if at.first < start + prompt.length:
-                    said = torch.where(over_rows(rows, value, at)[:, top:, None], said, own)
+                    own_rows = over_rows(rows, value, at)[:, top:, None].to(own.device)
+                    said = torch.where(own_rows, said, own)
             if at.layer in sources:
                 rated = own * rates.get(at.layer, 1.0)
                 # The lowest source comes first in every forward, so that sums are of one step.
@@ -176,7 +177,7 @@ def rates(model: "Model", result: Result) -> Found:
     """
     if not isinstance(result, Result) or result.analysis != "fcct":
         raise TypeError(f'rates are read off a result of ANALYSES["fcct"], not {result!r}.')
-    own = weights_digest(model.hf)
+    own = weights_digest(model.plain)
     if result.made.get("weights") != own:
         raise ValueError(
             f"this fcct was made on {result.made.get('model')} ({result.made.get('weights')}), and this is "

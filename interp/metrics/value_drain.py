@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.metrics import METRICS, SiteMetric
+from interp.spread import whole_weight
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,12 @@ def projected_norms(value: Tensor, layer: Any, name: str) -> Tensor:
 def output_weight(layer: Any, name: str = "this") -> Tensor:
     """The output projection of a layer as [heads times d_head, d_model]."""
     out = getattr(layer, "out", None)
-    weight = getattr(out, "weight", None)
     if isinstance(out, torch.nn.Linear):
-        return out.weight.detach().T.float()
-    if weight is not None and weight.ndim == 2 and type(out).__name__ == "Conv1D":
-        return weight.detach().float()
+        return whole_weight(out).T.float()
+    weight = getattr(out, "weight", None)
+    kind = type(out).__name__
+    if isinstance(out, torch.nn.Module) and kind == "Conv1D" and getattr(weight, "ndim", 0) == 2:
+        return whole_weight(out).float()
     raise ValueError(
         f"{name} needs the layer's output projection: metric(value, prompt, model.stacks[...].layers[i]); "
         f"here it is {type(out).__name__}. METRICS['value_drain'](projected=False) does without."

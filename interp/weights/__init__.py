@@ -102,6 +102,7 @@ def head_weights(
     """
     from interp.weights.measuring import measured
 
+    model = model.weighed
     tower = choose_stack(model.stacks, stack, model.name)
     if "cross" in tower.name:
         raise ValueError(

@@ -19,6 +19,7 @@ from interp.live import LIVE, RUN
 from interp.prompt import Prompt
 from interp.shadow import Around, shadowed
 from interp.sites import At, Hook
+from interp.spread import whole_weight
 from interp.structure import Stack
 from interp.tokens import embeddings, vocabulary
 from interp.weights import HeadWeights
@@ -99,6 +100,7 @@ class _Feed:
         self.total = EXTRAS
         self.rows: dict[int, Tensor] = {}
         self.found: dict[Any, list[Tensor]] = {}
+        self.device: torch.device | None = None
 
     def of(self, width: int) -> Tensor:
         """Nothing, something, twice that, that moved by a constant, little of it; then unit vectors."""
@@ -127,7 +129,9 @@ class _Feed:
 
     def take(self, name: Any, value: Tensor) -> None:
         precise = torch.promote_types(value.dtype, torch.float32)
-        self.found.setdefault(name, []).append(value.detach().flatten(0, 1).to(precise, copy=True))
+        self.device = self.device or value.device  # layers may lie on several
+        rows = value.detach().flatten(0, 1).to(self.device, precise, copy=True)
+        self.found.setdefault(name, []).append(rows)
 
     def run(self, model: "Model", prompt: Prompt, hooks: list[Hook]) -> None:
         """As many passes as there are rows."""
@@ -206,7 +210,8 @@ def _around_embedding(original: Any, module: Any, args: tuple, kwargs: dict) -> 
         return output
     if "scale" not in feed.found:  # some embeddings multiply what they look up
         ids = args[0] if args else next(iter(kwargs.values()))
-        feed.take("scale", torch.stack([output[:1, :1], module.weight[ids[:1, :1]].to(output)]))
+        row = whole_weight(module)[ids[:1, :1]].to(output)
+        feed.take("scale", torch.stack([output[:1, :1], row]))
     return feed.give(output)
 
 
@@ -257,7 +262,7 @@ def _fill_tokens(weights: HeadWeights, feed: _Feed, model: "Model", stack: Stack
     if not reads or "scale" not in feed.found:
         weights.refused["embed"] = f"the table of tokens is not what feeds the {stack.name} stack."
     else:
-        _fill_embed(weights, feed, model.hf.get_input_embeddings().weight)
+        _fill_embed(weights, feed, whole_weight(model.hf.get_input_embeddings()))
     if not writes or "unembed" not in feed.found:
         weights.refused["unembed"] = f"no language-model head reads the {stack.name} stack."
         return
@@ -267,10 +272,11 @@ def _fill_tokens(weights: HeadWeights, feed: _Feed, model: "Model", stack: Stack
     if through is None:
         weights.refused["unembed"] = "what stands before the language-model head is no norm."
         return
-    rows = head.weight.detach().to(through.matrix)
+    rows = whole_weight(head).to(through.matrix)
     weights.unembed, weights.final_norm = through.matrix @ rows.T, through.norm
-    bias = getattr(head, "bias", None)
-    weights.unembed_bias = through.bias @ rows.T + (0.0 if bias is None else bias.detach())
+    own = getattr(head, "bias", None) is not None
+    bias = whole_weight(head, "bias").to(rows) if own else 0.0
+    weights.unembed_bias = through.bias @ rows.T + bias
 
 
 def _fill_embed(weights: HeadWeights, feed: _Feed, table: Tensor) -> None:
