@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interp.loading import load as load
     from interp.model import Model as Model
-    from interp.model import wrap as wrap
     from interp.prompt import Prompt as Prompt
     from interp.result import Result as Result
     from interp.scoring import score as score
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
     from interp.task import Record as Record
     from interp.task import Task as Task
     from interp.trace import Trace as Trace
+    from interp.wrapping import wrap as wrap
 
 __version__ = "0.1.0"
 
 _HOME = {
     "load": "interp.loading",
-    "wrap": "interp.model",
+    "wrap": "interp.wrapping",
     "Model": "interp.model",
     "Prompt": "interp.prompt",
     "Hook": "interp.sites",

@@ -41,6 +41,8 @@ def whole_numbers(given: Any, noun: str) -> list[int]:
 
 def choose_layers(stack: Stack, layers: Any, site: str) -> frozenset[int]:
     """Layer numbers that exist and hold the site; negative ones count from the end."""
+    if site in stack.refused:
+        raise LookupError(stack.refused[site])
     part = _NEEDS.get(site, "attention")
     holding = {index for index, layer in stack.layers.items() if getattr(layer, part) is not None}
     if not holding:

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from interp import backends
 from interp.faults import fault_for
-from interp.model import Model, wrap
+from interp.model import Model
+from interp.parallel import check_weights, placement, told_without_plan
 from interp.processors import open_processor
 from interp.shipped import find
+from interp.wrapping import wrap
 
 _AUTO = (
     "AutoModelForImageTextToText",
@@ -37,23 +40,28 @@ def load(
 
     Weights are read from safetensors only, and code that a repository brings is not run unless
     `trust_remote_code=True`. `fault` damages a shipped model in a known way (`interp.faults`).
-    Further keywords go to `from_pretrained`. A folder here comes before a shipped name like
+    `backend`: "hf", or "lens" (TransformerLens) or "nnsight", whose own settings go along.
+    `device_map` spreads the layers over devices, `tp_plan="auto"` the heads over the processes that
+    torchrun started. Further keywords go to `from_pretrained`. A folder here comes before a shipped name like
     "demo-lm", and that before the hub.
     """
     if backend != "hf":
-        raise ValueError(f"no backend {backend!r}. There is: hf.")
+        given = {"dtype": dtype, "device": device, "device_map": device_map, "fault": fault, **more}
+        given |= {"revision": revision, "trust_remote_code": trust_remote_code}
+        return backends.backend(backend).open_model(name, processor=processor, **given)
     shipped = find(name)
     damage = fault_for(fault, name, shipped is not None) if fault is not None else None
     name = _checked_folder(shipped or name)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _config(name, hub)
-    given = {"dtype": _dtype(dtype), "device_map": device_map, **more}
+    given = {"dtype": _dtype(dtype), **placement(device, device_map, more), **more}
     given = {key: value for key, value in given.items() if value is not None}
     hf = _weights(name, config, hub, given)
     if device is not None:
         hf = hf.to(device)
     model = wrap(hf.eval(), processor if processor is not None else _processor(name, config, hub))
     if damage is not None:
+        check_weights(hf, f"fault={fault!r}")
         damage.damage(model)
     return model
 
@@ -112,6 +120,8 @@ def _weights(name: str, config: Any, hub: dict[str, Any], given: dict[str, Any])
                 "they can run any code. Convert them with save_pretrained where you trust them."
             ) from problem
         raise _unreachable(name, problem) from problem
+    except ValueError as problem:
+        raise told_without_plan(problem, name) from problem
 
 
 def _opener(config: Any) -> Any:

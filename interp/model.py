@@ -1,9 +1,10 @@
 """A Hugging Face model with named sites: read it, reduce what passes, change it."""
 
+import functools
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from interp.asking import (
     check_metric,
-    choose_layers,
     choose_stack,
     interventions,
     note_ran,
@@ -23,14 +23,15 @@ from interp.asking import (
 from interp.families import family_of
 from interp.fitting import check_fit, check_kind, fit, kind_of, places_of, unfit
 from interp.forward import arguments, check_padding, single_pass
+from interp.keeping import measured, recorded, watched
 from interp.live import RUN, Placed, Run, Session, Watched, live
-from interp.metrics import METRICS, SiteMetric, owns, resolve
+from interp.metrics import METRICS, SiteMetric, resolve
 from interp.prompt import Prompt
-from interp.shadow import bare_calls, shadowed
+from interp.shadow import Around, bare_calls, shadowed
 from interp.shipped import called
-from interp.sites import ATTENTION_SITES, QUERY_HEAD_SITES, SITES, At, Hook, parse_site
+from interp.sites import SITES, Hook
 from interp.speaking import processors
-from interp.structure import Stack, find_stacks
+from interp.structure import Stack, find_stacks, rotated
 from interp.taps import plan_run, prompt_length, taps_for
 from interp.trace import Trace, main_output
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedModel
 
-    from interp.metrics import Metric
     from interp.sweep import Grid
 
 
@@ -47,6 +47,8 @@ class Model:
 
     `stacks` names its towers. Hooks and traces belong to the thread (context) that asked for them.
     """
+
+    backend = "hf"
 
     def __init__(self, hf: Any, processor: Any = None):
         check_kind(hf)
@@ -62,6 +64,16 @@ class Model:
     def name(self) -> str:
         """The folder or hub id it came from, else its class."""
         return called(self.hf.config.name_or_path or "") or type(self.hf).__name__
+
+    @property
+    def plain(self) -> Any:
+        """The model as transformers builds it: whose weights these are, by its own names."""
+        return self.hf
+
+    @property
+    def weighed(self) -> "Model":
+        """What its weights are read through: itself, or the plain model behind another back end."""
+        return self
 
     @property
     def config(self) -> Any:
@@ -84,6 +96,11 @@ class Model:
         """The image processor, also where it is part of a processor; None without one."""
         own = getattr(self.processor, "image_processor", None)
         return own or (self.processor if hasattr(self.processor, "image_mean") else None)
+
+    @functools.cached_property
+    def rotated(self) -> frozenset[str]:
+        """The stacks whose queries and keys are rotated by position before attention sees them."""
+        return rotated(self.hf, self.stacks)
 
     def __repr__(self) -> str:
         stacks = ", ".join(repr(stack).removeprefix("Stack") for stack in self.stacks.values())
@@ -134,13 +151,15 @@ class Model:
         names = [stack] if stack is None or isinstance(stack, str) else list(stack)
         chosen = [choose_stack(self.stacks, name, self.name) for name in names]
         sizes = {name: stack.size for name, stack in self.stacks.items()}
-        trace = Trace(prompt, chosen[0].name, self.name, sizes)
+        trace = Trace(prompt, chosen[0].name, self.name, sizes, self.rotated)
         sites = sites or (() if metrics else tuple(SITES))
         readers = [
             placed
             for tower in chosen
             for site in sites
-            for placed in self._readers(trace, tower, site, layers, heads, len(sites) == len(SITES))
+            for placed in recorded(
+                self.stacks, trace, tower, site, layers, heads, len(sites) == len(SITES)
+            )
         ]
         gradient = torch.is_grad_enabled() and bool(readers)
         wanted = [(tower, name, metric) for tower in chosen for name, metric in metrics.items()]
@@ -150,19 +169,19 @@ class Model:
             placed
             for tower, name, metric in wanted
             if isinstance(metric, SiteMetric)
-            for placed in self._measure(trace, tower, name, metric, layers)
+            for placed in measured(self.stacks, trace, tower, name, metric, layers)
         ]
-        watched = [
-            self._watch(trace, tower, name, metric, layers)
+        watching = [
+            watched(trace, tower, name, metric, layers)
             for tower, name, metric in wanted
             if not isinstance(metric, SiteMetric)
         ]
         with (
             torch.set_grad_enabled(gradient),
-            self._asked(prompt, using, hooks, readers, watched) as run,
+            self._asked(prompt, using, hooks, readers, watching) as run,
         ):
             trace.prompt = run.prompt
-            trace.output = self.hf(**single_pass(self, run.prompt))
+            trace.output = self._once(run.prompt)
         if len(trace) == 0:
             raise LookupError(
                 f"nothing passed {', '.join([*sites, *metrics])} of the "
@@ -173,7 +192,7 @@ class Model:
     def logits(self, prompt: Any, using: Any = None, hooks: Sequence[Hook] | Hook = ()) -> Tensor:
         """Run once and return the logits; gradients flow."""
         with self._asked(self._prompt(prompt), using, hooks) as run:
-            return main_output(self.hf(**single_pass(self, run.prompt)))
+            return main_output(self._once(run.prompt))
 
     def generate(
         self, prompt: Any, using: Any = None, hooks: Sequence[Hook] | Hook = (), **generate: Any
@@ -197,7 +216,7 @@ class Model:
         They hold for this thread (context). A thread started inside takes them along when its target
         is run by `contextvars.copy_context().run`.
         """
-        check_fit(self.name, self.stacks)
+        self._check()
         listed = interventions(items)
         hooks = [item for item in listed if isinstance(item, Hook)]
         placed = place_hooks(self.stacks, hooks, self.name)  # refuses now, not at the first call
@@ -213,7 +232,7 @@ class Model:
         plans = len(hooks) < len(listed)
         session = Session(self.places, plan=begin) if plans else Session(self.places, placed)
         wanted = [(name, site) for name in self.stacks for site in SITES]
-        with shadowed(taps_for(self.hf, self.stacks, wanted, weakref.ref(self))), live(session):
+        with shadowed(self._taps(wanted)), live(session):
             before = bare_calls(self.hf)
             yield self
             elsewhere = bare_calls(self.hf) > before
@@ -255,6 +274,7 @@ class Model:
         save: Any = None,
         progress: bool | None = None,
         path: str | None = None,
+        on: str | None = None,
     ) -> "Grid":
         """Many single changes of one run, and what each does to a number: a grid [batch, *over].
 
@@ -276,6 +296,7 @@ class Model:
         Replayed rows run together up to `budget` bytes, what is kept of the run included (an estimate);
         `save` is a folder where finished chunks are kept, so that a killed sweep goes on. `grid.path` says
         how it was done, `path=` asks for a slower way. What padding itself says is not served.
+        `on="ray"` shares the work out to the workers of a Ray cluster (interp.mapping), to the same bytes.
         """
         from interp.sweep import sweep
 
@@ -283,13 +304,14 @@ class Model:
             self, prompt, site, take, over, metric, layers=layers, positions=positions, heads=heads,
             spans=spans, window=window, stack=stack, reference=reference, scale=scale, seed=seed,
             hooks=hooks, using=using, budget=budget, save=save, progress=progress, path=path,
+            on=on,
         )  # fmt: skip
 
     def unwrap(self) -> "PreTrainedModel":
         """Give the model its own attention back; this object is of no use afterwards."""
-        with _WRAPPING:
+        with WRAPPING:
             unfit(self.hf)
-            _WRAPPED.pop(self.hf, None)
+            WRAPPED.pop(self.hf, None)
         return self.hf
 
     def _prompt(self, prompt: Any) -> Prompt:
@@ -297,43 +319,6 @@ class Model:
         if isinstance(prompt, Mapping):
             return Prompt.from_inputs(self, dict(prompt))
         return prompt if isinstance(prompt, Prompt) else self.encode(prompt)
-
-    def _readers(
-        self, trace: Trace, stack: Stack, site: str, layers: Any, heads: Any, everything: bool
-    ) -> list[Placed]:
-        """Hooks that record one site; when every site is asked for, absent ones are passed over."""
-        name, own = parse_site(site)
-        if own is not None and layers is not None and own not in layers:
-            raise ValueError(f"{site} is in layer {own}, and layers= asks for {layers}.")
-        try:
-            chosen = choose_layers(stack, layers if own is None else own, name)
-        except LookupError:
-            if everything and layers is None:
-                return []
-            raise
-        counted = QUERY_HEAD_SITES if everything else ATTENTION_SITES[:-1]
-        heads = heads if name in counted else None
-        hook = Hook(name, trace.recorder(name), sorted(chosen), stack.name, heads)
-        return place_hooks(self.stacks, hook, self.name)
-
-    def _watch(
-        self, trace: Trace, stack: Stack, name: str, metric: "Metric", layers: Any
-    ) -> Watched:
-        chosen = choose_layers(stack, layers, metric.site)
-        return Watched(metric, stack.name, chosen, trace.collect(name, metric.joins))
-
-    def _measure(
-        self, trace: Trace, stack: Stack, name: str, metric: "SiteMetric", layers: Any
-    ) -> list[Placed]:
-        """Hooks that read a metric off a site that passes whole."""
-        chosen = sorted(choose_layers(stack, layers, metric.site))
-        keep = trace.collect(name, metric.joins)
-
-        def measure(value: Tensor, at: At) -> None:
-            owner = at.prompt if owns(at.stack, at.prompt, at.site) else None
-            keep(metric(value, owner, stack.layers[at.layer]), at)
-
-        return place_hooks(self.stacks, Hook(metric.site, measure, chosen, stack.name), self.name)
 
     @contextmanager
     def _asked(
@@ -345,7 +330,7 @@ class Model:
         metrics: Sequence[Watched] = (),
     ) -> Iterator[Run]:
         """One run of this model under interventions, hooks, readers and metrics, in that order."""
-        check_fit(self.name, self.stacks)
+        self._check()
         prompt, placed = plan(self, prompt, interventions(using))
         check_padding(self.hf, prompt)
         placed += place_hooks(self.stacks, hooks, self.name)
@@ -354,15 +339,27 @@ class Model:
         run = Run()
         run.prompt = prompt
         with ExitStack() as leaving:
-            leaving.enter_context(
-                shadowed(taps_for(self.hf, self.stacks, wanted, weakref.ref(self)))
-            )
+            leaving.enter_context(shadowed(self._taps(wanted)))
             leaving.enter_context(live(session))
             leaving.callback(RUN.reset, RUN.set(run))
             leaving.callback(run.end)
             plan_run(self.hf, run)  # `using` blocks around this call see its prompt
             yield run
         self._complain(placed)
+
+    # What another back end does in its own way.
+
+    def _check(self) -> None:
+        """Refuse when it cannot run as it was wrapped."""
+        check_fit(self.name, self.stacks)
+
+    def _taps(self, wanted: Iterable[tuple[str, str]]) -> Iterable[tuple[nn.Module, str, Around]]:
+        """The methods that stand in the way of these (stack, site) pairs while something is asked."""
+        return taps_for(self.hf, self.stacks, wanted, weakref.ref(self))
+
+    def _once(self, prompt: Prompt) -> Any:
+        """One forward of the prompt under what is live in this context."""
+        return self.hf(**single_pass(self, prompt))
 
     def _complain(self, placed: Sequence[Placed]) -> None:
         """A hook that nothing passed is an error: it must not look like a hook without effect."""
@@ -374,27 +371,5 @@ class Model:
                 )
 
 
-_WRAPPED: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Model]]" = weakref.WeakKeyDictionary()
-_WRAPPING = threading.Lock()
-
-
-def wrap(hf: "PreTrainedModel", processor: Any = None) -> Model:
-    """A live transformers model as a `Model`; wrapping twice is wrapping once.
-
-    A processor given later takes the place of the one before it.
-    """
-    if isinstance(hf, Model):
-        return hf
-    if processor is not None and (isinstance(processor, str) or not callable(processor)):
-        raise TypeError(
-            f"a processor or tokenizer is an object that reads text, not {processor!r}."
-        )
-    with _WRAPPING:
-        known = _WRAPPED.get(hf) if isinstance(hf, nn.Module) else None
-        model = known() if known is not None else None
-        if model is None:
-            model = Model(hf, processor)
-            _WRAPPED[hf] = weakref.ref(model)
-        if processor is not None:
-            model.processor = processor
-    return model
+WRAPPED: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Model]]" = weakref.WeakKeyDictionary()
+WRAPPING = threading.Lock()

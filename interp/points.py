@@ -26,7 +26,7 @@ def probe(model: "Model", prompt: Any = None) -> "pandas.DataFrame":
     """
     import pandas
 
-    prompt = _default_prompt(model) if prompt is None else model._prompt(prompt)
+    prompt = default_prompt(model) if prompt is None else model._prompt(prompt)
     rows = []
     with torch.no_grad():
         base = model.logits(prompt)
@@ -80,13 +80,16 @@ def _change(
         except LookupError as problem:
             note = str(problem)
         return False, note or "this prompt does not pass here"
-    hook = Hook(site, _disturb, layers=[layer], stack=row["stack"])
-    moved = (model.logits(prompt, hooks=[hook]) - base).abs().max()
+    hook = Hook(site, disturb, layers=[layer], stack=row["stack"])
+    try:
+        moved = (model.logits(prompt, hooks=[hook]) - base).abs().max()
+    except ValueError as problem:  # another back end that shows it, and cannot change it
+        return False, str(problem)
     return (True, note) if moved > 0 else (False, "changing it leaves the logits as they are")
 
 
-def _disturb(value: Tensor, at: Any) -> Tensor:
-    """Far from what was there, different in every cell, and still a pattern where it is one."""
+def disturb(value: Tensor, at: Any) -> Tensor:
+    """A hook: far from what was there, different in every cell, and still a pattern where it is one."""
     wave = torch.sin(torch.arange(value.numel(), device=value.device) * 0.7).view(value.shape)
     if at.site == "pattern":
         return torch.softmax(4 * wave, -1).to(value)
@@ -95,7 +98,7 @@ def _disturb(value: Tensor, at: Any) -> Tensor:
     return value + wave.to(value) * (value.abs().amax() + 1)
 
 
-def _default_prompt(model: "Model") -> Prompt:
+def default_prompt(model: "Model") -> Prompt:
     """A few tokens and, where the processor or the family can make one, an image.
 
     The family's own inputs are in the ids of its tiny models: they are for models without a processor.

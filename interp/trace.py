@@ -1,6 +1,6 @@
 """What was kept of one run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,11 +22,19 @@ class Trace(Mapping[Any, Tensor]):
     and `trace["pattern"]` stacks all its layers. `logits` is the model's answer, `output` all of it.
     """
 
-    def __init__(self, prompt: "Prompt", stack: str, model: str, sizes: dict[str, int]):
+    def __init__(
+        self,
+        prompt: "Prompt",
+        stack: str,
+        model: str,
+        sizes: dict[str, int],
+        rotated: Collection[str] = (),
+    ):
         self.prompt = prompt
         self.stack = stack
         self.model = model
         self.sizes = sizes  # layers of each stack, recorded or not
+        self.rotated = frozenset(rotated)  # stacks whose queries and keys are rotated by position
         self.output: Any = None
         self._parts: dict[Key, list[Tensor]] = {}
         self._whole: dict[Key, Tensor] = {}
@@ -36,6 +44,36 @@ class Trace(Mapping[Any, Tensor]):
     def logits(self) -> Tensor:
         """What the model put out: logits, or the last hidden state where it has no head."""
         return main_output(self.output)
+
+    @property
+    def kept(self) -> "list[Key]":
+        """(site or metric, layer, stack) of all that is held."""
+        return list(self._parts)
+
+    def to_cache(self, bridge: Any = None) -> Any:
+        """The sites as TransformerLens' ActivationCache, under its names; some methods of it need `bridge`.
+
+        Queries and keys stand under hook_rot_q and hook_rot_k where they are rotated. hook_attn_out and
+        hook_mlp_out are there where resid_pre, attn_out, mlp_out and resid_post were all traced and
+        add up: some families norm what they add.
+        """
+        from interp.backends.lens.cache import to_cache
+
+        return to_cache(self, bridge)
+
+    @classmethod
+    def from_cache(cls, cache: "Mapping[str, Tensor]", model: Any, prompt: Any) -> "Trace":
+        """A trace of what another library kept of this prompt on this model.
+
+        `cache`: TransformerLens' ActivationCache, or a mapping with its names. What is no site is left out.
+        """
+        from interp.backends.lens.cache import from_cache
+
+        return from_cache(cache, model, prompt)
+
+    def keep(self, site: str, layer: int, stack: str, value: Tensor) -> None:
+        """Put in what somebody else recorded."""
+        self._keep((site, layer, stack), value)
 
     def recorder(self, site: str) -> Callable[..., None]:
         """A hook function that keeps what passes."""
@@ -93,7 +131,8 @@ class Trace(Mapping[Any, Tensor]):
             layers = self.layers(name, stack)
             if not layers:
                 raise KeyError(f"{name!r} was not recorded. {self._held()}")
-            return torch.stack([self._joined((name, layer, stack)) for layer in layers])
+            found = [self._joined((name, layer, stack)) for layer in layers]
+            return torch.stack([one.to(found[0].device) for one in found])  # layers may lie apart
         layers = self.layers(name, stack)
         full = (name, layer + self.sizes[stack] if layer < 0 else layer, stack)
         if full not in self._parts:

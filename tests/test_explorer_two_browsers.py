@@ -1,5 +1,6 @@
 """Two people at one explorer, one of them steering the very weights that the other one looks at."""
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,11 +15,12 @@ pytestmark = pytest.mark.skipif(
     browser.CHROMIUM is None, reason="needs Chromium: apt-get install chromium"
 )
 MODEL, FAULT, TASK = "demo-vlm", "parked-on-sinks", "count"
-LOOKS, STEERS = 160, 40
+REQUESTS = int(os.environ.get("INTERP_REQUESTS", 80))  # 200 is the whole of it
+LOOKS, STEERS = REQUESTS * 4 // 5, REQUESTS // 5
 ONE = f"model={MODEL}&fault={FAULT}&of=an example&task={TASK}&record=0"
 
 
-def test_two_hundred_mixed_requests_and_none_wrong(chromium_address):
+def test_many_mixed_requests_and_none_wrong(chromium_address):
     expected = _expected()
     assert sum(plain != steered for plain, steered in expected) >= 0.9 * LOOKS, (
         "steering has to be seen"
@@ -37,7 +39,7 @@ def test_two_hundred_mixed_requests_and_none_wrong(chromium_address):
         for n, (got, own) in enumerate(zip(answers, expected[:STEERS], strict=True))
         if got != own
     ]
-    assert len(seen) + len(answers) == 200 and not wrong, wrong[:5]
+    assert len(seen) + len(answers) == REQUESTS and not wrong, wrong[:5]
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def checkpoints(model: Model, before: Any, stack: str | None) -> Iterator[tuple[
     _check_eval(model)
     shape = _shape(model, choose_stack(model.stacks, stack, model.name))
     words = _words(model)
-    digest = weights_digest(model.hf)
+    digest = weights_digest(model.plain)
     seen, labels = {digest: model.name}, {model.name}
     yield model.name, digest, model
     for given in earlier:
@@ -150,7 +150,7 @@ def checkpoints(model: Model, before: Any, stack: str | None) -> Iterator[tuple[
         )
         _check_eval(one)
         _check_alike(one, model, stack, shape, words)
-        digest = weights_digest(one.hf)
+        digest = weights_digest(one.plain)
         if digest in seen:
             raise ValueError(
                 f"{one.name} and {seen[digest]} have the same weights ({digest}), so that nothing can have "

@@ -132,7 +132,7 @@ class Graph:
         heads = tuple(tower.heads if one and one.attention is not None else 0 for one in layers)
         mlps = tuple(bool(one and one.mlp is not None) for one in layers)
         parallel = _reads_apart(model, tower, heads, mlps, prompt)
-        return cls(model.name, weights_digest(model.hf), tower.name, heads, mlps, parallel)
+        return cls(model.name, weights_digest(model.plain), tower.name, heads, mlps, parallel)
 
     @functools.cached_property
     def nodes(self) -> frozenset[Node]:

@@ -132,7 +132,7 @@ class Circuit:
 
     def check(self, owner: "Model | Graph") -> None:
         """Refuse a model that is not the circuit's."""
-        weights = owner.weights if isinstance(owner, Graph) else weights_digest(owner.hf)
+        weights = owner.weights if isinstance(owner, Graph) else weights_digest(owner.plain)
         name = owner.model if isinstance(owner, Graph) else owner.name
         if weights != self.weights:
             raise ValueError(

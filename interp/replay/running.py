@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.asking import choose_stack, interventions, place_hooks, plan
-from interp.forward import check_padding, single_pass
+from interp.forward import check_padding
 from interp.live import LIVE, RUN, Run, Session, live
 from interp.metrics import owns
 from interp.readouts import Readout
@@ -28,7 +28,7 @@ from interp.replay.wave import Wave
 from interp.shadow import Shadow, shadowed
 from interp.sites import Hook
 from interp.structure import Stack
-from interp.taps import layer_taps, plan_run, taps_for
+from interp.taps import layer_taps, plan_run
 from interp.trace import main_output
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Replay:
         self.stack = choose_stack(model.stacks, stack, model.name)
         place_hooks(model.stacks, hooks, model.name)  # refuses what is no hook
         self.asked = [*interventions(using), *([hooks] if isinstance(hooks, Hook) else hooks)]
+        self.readers, self.wanted = tuple(readers), path
         self.kept: Captured | None = None
         self.reach = torch.empty(0)
         self.narrow, self._narrow_tried = True, False
@@ -97,15 +98,16 @@ class Replay:
         run = Run()
         run.prompt = prompt
         with ExitStack() as leaving:
-            tapped = [*taps_for(model.hf, model.stacks, wanted, weakref.ref(model))]
+            tapped = [*model._taps(wanted)]
             if recorder is not None:
                 tapped += layer_taps(self.stack)
                 tapped += projection_taps(self.stack)
             leaving.enter_context(shadowed(tapped))
             leaving.enter_context(live(session))
             leaving.callback(RUN.reset, RUN.set(run))
+            leaving.callback(run.end)
             plan_run(model.hf, run)
-            output = model.hf(**single_pass(model, run.prompt))
+            output = model._once(run.prompt)
         model._complain(placed)
         self.logits = main_output(output).detach()
         if recorder is not None:
@@ -126,7 +128,9 @@ class Replay:
 
     def _may_replay(self) -> bool:
         """What is live in deeper layers would have to run again in every changed run."""
-        if any(session.places is self.model.places for session in LIVE.get()):
+        if self.model.backend != "hf":
+            self.why = f'backend="{self.model.backend}" has no way to go on from a layer'
+        elif any(session.places is self.model.places for session in LIVE.get()):
             self.why = "model.using(...) is open around it"
         elif any(not isinstance(item, Hook) for item in self.asked):
             self.why = "interventions are part of the run"
@@ -339,7 +343,7 @@ class Replay:
         wave = Wave(self.kept, reads)
         placed = place_hooks(model.stacks, list(wave.hooks(rows)), model.name)
         wanted = [(hook.stack, hook.hook.site) for hook in placed]
-        tapped = [tap for tap in taps_for(model.hf, model.stacks, wanted, weakref.ref(model))
+        tapped = [tap for tap in model._taps(wanted)
                   if tap[0] is not model.hf]  # fmt: skip
         with (
             shadowed([*tapped, *taps(self.stack)]),

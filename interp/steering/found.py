@@ -36,7 +36,9 @@ class Found:
         """A finding made on this model, with the digest of its weights."""
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r}: one of {', '.join(KINDS)}.")
-        return cls(kind, json_value(value), model.name, weights_digest(model.hf), json_value(how))
+        return cls(
+            kind, json_value(value), model.name, weights_digest(model.plain), json_value(how)
+        )
 
     def save(self, path: str | Path) -> Path:
         """Written to a temporary name and renamed: a killed run leaves no half of a file."""
@@ -71,7 +73,7 @@ class Found:
         """The value, if it is of this kind and of this model."""
         if self.kind != kind:
             raise ValueError(f"{who} wants {kind}, and this holds {self.kind}.")
-        own = weights_digest(model.hf)
+        own = weights_digest(model.plain)
         if self.weights != own:
             raise ValueError(
                 f"these {self.kind} were found on {self.model} ({self.weights}) and this is {model.name} "

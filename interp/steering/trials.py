@@ -55,7 +55,7 @@ class Trials:
         self.size, self.save = batch, save
         self.parts: list[_Part] | None = None
         self.name = hashlib.sha256(
-            json.dumps([weights_digest(model.hf), task.digest, _settings(intervention)]).encode()
+            json.dumps([weights_digest(model.plain), task.digest, _settings(intervention)]).encode()
         ).hexdigest()[:16]
         self.known: dict[str, Score] = {} if save is None else _read(save, self.name)
 
