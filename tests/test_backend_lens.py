@@ -303,7 +303,7 @@ def test_what_installs_by_itself_is_kept_from_it(monkeypatch):
 
 
 def test_what_cannot_be_opened_is_told(tmp_path):
-    with pytest.raises(LookupError, match="There are: hf, lens, nnsight"):
+    with pytest.raises(ValueError, match="There are: hf, lens, nnsight"):
         interp.load("demo-lm", backend="lense")
     with pytest.raises(FileNotFoundError, match="no folder"):
         interp.load(tmp_path / "none", backend="lens")

@@ -98,5 +98,5 @@ def test_analyses_that_read_and_change_give_the_same(backend, name, task, settin
 
 
 def test_names_of_back_ends_are_told():
-    with pytest.raises(LookupError, match="Did you mean 'lens'.*There are: hf, lens, nnsight"):
+    with pytest.raises(ValueError, match="Did you mean 'lens'.*There are: hf, lens, nnsight"):
         interp.load("demo-lm", backend="lense")

@@ -153,7 +153,7 @@ def test_depths_without_rates():
     assert (FROM, TO) == (14, 15)
 
     class Stack:
-        name = "text"
+        name, refused = "text", {}
 
         def __init__(self, size):
             self.size = size

@@ -187,7 +187,7 @@ def test_on_a_real_model_in_unequal_rows(demo):
 
 def test_layers_are_one_and_the_last_fourteen():
     class Deep:
-        size, name = 20, "text"
+        size, name, refused = 20, "text", {}
         layers = {
             layer: type("Layer", (), {"attention": 1, "out": 1, "mlp": 1, "module": 1})
             for layer in range(20)

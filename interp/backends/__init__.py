@@ -19,7 +19,7 @@ BACKENDS = {"lens": "transformer_lens", "nnsight": "nnsight"}  # folder -> whose
 def backend(name: str) -> ModuleType:
     """The folder of a back end, by name."""
     if name not in BACKENDS:
-        raise LookupError(unknown("backend", name, ["hf", *BACKENDS]))
+        raise ValueError(unknown("backend", name, ["hf", *BACKENDS]))
     return importlib.import_module(f"interp.backends.{name}")
 
 
