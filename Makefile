@@ -32,7 +32,7 @@ types: $(VENV)/.installed
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 tests: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q
 
 fix: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

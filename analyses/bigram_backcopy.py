@@ -26,7 +26,7 @@ COLUMNS = ("step", *LAYER_MEASURES, "excess", "copy", "loss")
 RATES = {"adamw": 1e-3, "sgd": 0.03}
 
 
-@analysis
+@analysis(alone="it trains one small network, step after step")
 def bigram_backcopy(
     model: Any = None,
     task: Any = None,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analyses import analysis
 from interp import relevance
-from interp.progress import counted
+from interp.mapping import over
 from interp.propagation import judging
 from interp.propagation.example import Example, empty_with_means
 from interp.propagation.judging import CONTROL, CURVES, LEAST, Found, Values, judged, stacked
@@ -91,9 +91,13 @@ def flow(
     chance = torch.Generator().manual_seed(seed)
     values: list[Values] = []
     found: list[Found] = []
-    for example in counted(examples, "flow"):
-        values.append({name: METHODS[name](example, told).float() for name in chosen})
-        found.append(judged(example, values[-1], shares, draws, chance))
+
+    def ranked(example: Example) -> Values:
+        return {name: METHODS[name](example, told).float() for name in chosen}
+
+    for example, own in zip(examples, over(model, examples, ranked, "flow"), strict=True):
+        values.append(own)
+        found.append(judged(example, own, shares, draws, chance))
         example.forget()
     picks = torch.randint(len(examples), (resamples, len(examples)), generator=chance)
     return _result(examples, values, stacked(found), shares, picks, notes)

@@ -1,5 +1,6 @@
 """From what a user asks (hooks, layers, metrics) to what a session holds, or a refusal with its reason."""
 
+import inspect
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -107,6 +108,19 @@ def _check_within(hook: Hook, site: str) -> None:
         )
 
 
+def _check_takes(hook: Hook) -> None:
+    """A hook is called with the value and where it is."""
+    try:
+        inspect.signature(hook.fn).bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"{hook.name} at {hook.site} cannot be called as fn(value, at): a hook takes the value and where "
+            "it is (at.layer, at.first, ...), both by position."
+        ) from None
+    except ValueError:  # built in, and tells nothing of itself
+        return
+
+
 def place_hooks(
     stacks: dict[str, Stack], hooks: Any, owner: str, planner: str | None = None
 ) -> list[Placed]:
@@ -131,6 +145,7 @@ def place_hooks(
             raise TypeError(
                 f"the hook at {hook.site} needs a function fn(value, at), not {hook.fn!r}."
             )
+        _check_takes(hook)
         site, layer = parse_site(hook.site)
         layers = hook.layers if layer is None else [layer]
         if layer is not None and hook.layers is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.batches import Batch
-from interp.progress import counted
+from interp.mapping import over
 from interp.scoring import answer_ids, last_logits
 from interp.sites import Hook
 from interp.statistics import NORMAL, standard_error
@@ -79,10 +79,15 @@ def effects(
     """For each (layer, head) what silencing it does to the loss of these texts."""
     answered = all_answered(batches)
     plain = torch.cat([losses(model, batch, (), answered) for batch in batches])
+
+    def silenced(place: tuple[int, int]) -> Tensor:
+        hook = silence(stack, *place)
+        return torch.cat([losses(model, batch, [hook], answered) for batch in batches])
+
     found = {}
-    for layer, head in counted(heads, "heads"):
-        hook = silence(stack, layer, head)
-        change = torch.cat([losses(model, batch, [hook], answered) for batch in batches]) - plain
+    losses_by_head = over(model, heads, silenced, "heads")
+    for (layer, head), loss in zip(heads, losses_by_head, strict=True):
+        change = loss - plain
         error = float(standard_error(change))
         mean = float(change.mean())
         found[layer, head] = Effect(mean, mean - NORMAL * error, mean + NORMAL * error)

@@ -31,8 +31,12 @@ def recorded(
         if everything and layers is None:
             return []
         raise
+    chosen = chosen - trace.recorded(name, stack.name)  # named twice, perhaps by another name
+    if not chosen:
+        return []
     counted = QUERY_HEAD_SITES if everything else ATTENTION_SITES[:-1]
     heads = heads if name in counted else None
+    trace.expect(name, stack.name, chosen)
     hook = Hook(name, trace.recorder(name), sorted(chosen), stack.name, heads)
     return place_hooks(stacks, hook, trace.model)
 

@@ -45,6 +45,7 @@ def load(
     torchrun started. Further keywords go to `from_pretrained`. A folder here comes before a shipped name like
     "demo-lm", and that before the hub.
     """
+    backends.refuse_settings(backend, more)
     if backend != "hf":
         given = {"dtype": dtype, "device": device, "device_map": device_map, "fault": fault, **more}
         given |= {"revision": revision, "trust_remote_code": trust_remote_code}

@@ -104,7 +104,7 @@ class Model:
 
     def __repr__(self) -> str:
         stacks = ", ".join(repr(stack).removeprefix("Stack") for stack in self.stacks.values())
-        return f"Model({self.name}: {stacks})"
+        return f"{type(self).__name__}({self.name}: {stacks})"
 
     def encode(self, text: Any = None, images: Any = None, **settings: Any) -> Prompt:
         """Text, chat messages, token ids or images as a `Prompt`; a list is a batch."""

@@ -1,6 +1,6 @@
 """What was kept of one run."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,12 +37,15 @@ class Trace(Mapping[Any, Tensor]):
         self.rotated = frozenset(rotated)  # stacks whose queries and keys are rotated by position
         self.output: Any = None
         self._parts: dict[Key, list[Tensor]] = {}
+        self._asked: set[Key] = set()
         self._whole: dict[Key, Tensor] = {}
         self._versions: dict[int, int] = {}
 
     @property
     def logits(self) -> Tensor:
         """What the model put out: logits, or the last hidden state where it has no head."""
+        if self.output is None:
+            raise LookupError("this trace was made from what another library kept, without logits.")
         return main_output(self.output)
 
     @property
@@ -70,6 +73,14 @@ class Trace(Mapping[Any, Tensor]):
         from interp.backends.lens.cache import from_cache
 
         return from_cache(cache, model, prompt)
+
+    def recorded(self, site: str, stack: str) -> frozenset[int]:
+        """Layers of a site that have a recorder already."""
+        return frozenset(layer for own, layer, at in self._asked if (own, at) == (site, stack))
+
+    def expect(self, site: str, stack: str, layers: Iterable[int]) -> None:
+        """These layers of a site have a recorder now."""
+        self._asked |= {(site, layer, stack) for layer in layers}
 
     def keep(self, site: str, layer: int, stack: str, value: Tensor) -> None:
         """Put in what somebody else recorded."""

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from interp.backends import backend as back_end
-from interp.backends import owner_of
+from interp.backends import owner_of, refuse_spread
 from interp.model import WRAPPED, WRAPPING, Model
 
 
@@ -18,13 +18,21 @@ def wrap(hf: Any, processor: Any = None, backend: str | None = None) -> Model:
     transformers model behind one, and leaves the model that is given as it is.
     """
     if isinstance(hf, Model):
-        return hf
+        if backend in (None, hf.backend):
+            return hf
+        hf, processor = hf.plain, processor or hf.processor
     if processor is not None and (isinstance(processor, str) or not callable(processor)):
         raise TypeError(
             f"a processor or tokenizer is an object that reads text, not {processor!r}."
         )
-    if backend not in (None, "hf"):
-        return _behind(hf, processor, backend)
+    owner = owner_of(hf)
+    if owner is not None and backend not in (None, owner):
+        raise ValueError(
+            f"this {type(hf).__name__} is of backend={owner!r}: leave backend= out, or give the transformers "
+            f"model itself to backend={backend!r}."
+        )
+    if backend not in (None, "hf", owner):
+        return _behind(hf, processor, str(backend))
     with WRAPPING:
         known = WRAPPED.get(hf) if isinstance(hf, nn.Module) else None
         model = known() if known is not None else None
@@ -41,16 +49,23 @@ def _made(hf: Any, processor: Any) -> Model:
     owner = owner_of(hf)
     if owner is not None:
         return back_end(owner).wrap_model(hf, processor)
+    _refuse_replaced(hf)
+    return Model(hf, processor)
+
+
+def _refuse_replaced(hf: Any) -> None:
     if isinstance(hf, nn.Module) and any(owner_of(part) == "lens" for part in hf.modules()):
         raise ValueError(
             f"the layers of this {type(hf).__name__} were replaced by TransformerLens, which works on the "
             "very model that it is given: wrap the TransformerBridge itself, or load the model once more."
         )
-    return Model(hf, processor)
 
 
 def _behind(hf: Any, processor: Any, name: str) -> Model:
     """A live transformers model behind another back end."""
+    _refuse_replaced(hf)
+    if isinstance(hf, nn.Module):
+        refuse_spread(hf, name)
     own = WRAPPED.get(hf) if isinstance(hf, nn.Module) else None
     model = own() if own is not None else None
     processor = processor or (model.processor if model is not None else None)

@@ -319,3 +319,67 @@ def test_the_page_runs():
         exec(snippet, names)
     assert names["model"].backend == "lens" and names["logits"].shape[-1] > 100
     assert names["mine"]["pattern", 3].shape[1] == 8
+
+
+@torch.no_grad()
+def test_hooks_of_the_bridge_come_first_and_are_not_compared():
+    plain, lens, _ = pair("gpt2")
+    own = interp.wrap(plain.hf, backend="lens")
+    half = Hook("z", lambda z, at: z * 0.5, layers=[1])
+    own.bridge.add_hook("blocks.1.attn.hook_z", lambda z, hook: z * 0.5)
+    trace, expected = own.trace(PROMPT_IDS, "z"), plain.trace(PROMPT_IDS, "z", hooks=half)
+    assert (trace["z", 1] - expected["z", 1]).abs().max() < CLOSE
+    assert (trace.logits - expected.logits).abs().max() < CLOSE
+    shift = Hook("z", lambda z, at: z + 1, layers=[1])
+    moved = own.logits(PROMPT_IDS, hooks=shift)
+    assert (moved - plain.logits(PROMPT_IDS, hooks=[half, shift])).abs().max() < CLOSE
+    own.bridge.reset_hooks()
+    moved = own.logits(PROMPT_IDS, hooks=shift)
+    assert (moved - plain.logits(PROMPT_IDS, hooks=shift)).abs().max() < CLOSE
+
+
+def test_what_is_asked_of_wrap_is_what_comes(both, tmp_path):
+    plain, lens = both
+    assert interp.wrap(plain, backend="lens").backend == "lens"
+    assert interp.wrap(plain) is plain and interp.wrap(lens, backend="lens") is lens
+    for backend in ("hf", "nnsight"):
+        with pytest.raises(ValueError, match="is of backend='lens'"):
+            interp.wrap(lens.bridge, backend=backend)
+    with pytest.raises(ValueError, match="replaced by TransformerLens"):
+        interp.wrap(lens.hf, backend="nnsight")
+    with pytest.raises(ValueError, match="remote= goes with"):
+        interp.load("demo-lm", backend="lens", remote=True)
+    with pytest.raises(ValueError, match="tp_plan= goes with"):
+        interp.load("demo-lm", backend="lens", tp_plan="auto")
+    parts = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
+    parts += [f"model.layers.{layer}" for layer in range(4)]
+    spread = dict.fromkeys(parts, "cpu") | {"model.layers.2": "disk"}
+    with pytest.raises(ValueError, match="lie on a disk"):
+        interp.load("demo-lm", backend="lens", device_map=spread, offload_folder=tmp_path)
+
+
+@torch.no_grad()
+def test_caches_that_cannot_be_of_the_prompt_are_refused(both):
+    plain, lens = both
+    prompt = plain.encode([PROMPT, "Then, Mary and John"])
+    mask = prompt.inputs["attention_mask"]
+    _, cache = lens.bridge.run_with_cache(prompt.ids, attention_mask=mask)
+    again, own = Trace.from_cache(cache, plain, prompt), plain.trace(prompt, "pattern")
+    for key in own:
+        assert (again[key] - own[key]).abs().max() < CLOSE
+    with pytest.raises(LookupError, match="without logits"):
+        again.logits  # noqa: B018
+    with pytest.raises(ValueError, match="cannot be of this prompt"):
+        Trace.from_cache(cache, plain, PROMPT + " Mary")
+    few = {"blocks.1.attn.hook_z": torch.zeros(2, prompt.length, 5, 7)}
+    with pytest.raises(ValueError, match="head 5, not 8"):
+        Trace.from_cache(few, plain, prompt)
+
+
+def test_a_site_named_twice_is_kept_once_and_hooks_take_two(both):
+    for model in both:
+        once = model.trace(PROMPT, "z")["z", 1]
+        assert model.trace(PROMPT, "z", "z")["z", 1].shape == once.shape
+        assert model.trace(PROMPT, "blocks.1.attn.hook_z", "z")["z", 1].shape == once.shape
+        with pytest.raises(TypeError, match="takes the value and where"):
+            model.logits(PROMPT, hooks=Hook("z", lambda z: z * 0))

@@ -270,7 +270,7 @@ def test_what_cannot_be_is_refused(demo, demo_vlm):
         interp.wrap(ours.nn.model)
     with pytest.raises(TypeError, match="transformers models"):
         interp.wrap(nnsight.NNsight(torch.nn.Linear(2, 2)))
-    with pytest.raises(LookupError, match="no backend"):
+    with pytest.raises(ValueError, match="no backend"):
         interp.load("demo-lm", backend="nsight")
     twice = interp.wrap(nnsight.NNsight(demo[0].hf))  # a model that is on the seam already
     with pytest.raises(RuntimeError, match="hooks would run twice"):

@@ -23,7 +23,7 @@ NEXT = 10  # tokens or classes that are listed
 SIDE = 512  # pixels of the image's longer side that are kept
 
 
-@analysis
+@analysis(alone="it reads one text, in a forward or two")
 def attention(
     model: "Model",
     task: Any,

@@ -21,6 +21,7 @@ from interp.attribution import (
     edge_table,
 )
 from interp.attribution.steps import MODULES
+from interp.mapping import over
 from interp.pairs import Pair, pairs
 from interp.sites import head_axis
 from interp.structure import Stack
@@ -67,16 +68,34 @@ class Asked:
         return [name for name in given if name != "eap" or "atp" not in given]
 
     def read(self, task: Any) -> None:
-        for pair in pairs(self.model, task, "attribution", self.settings.batch):
-            metric = pair.metric(self.model, self.settings.metric, self.settings.first)
-            self._read_ends(pair, metric)
-            for method in self.node_methods:
-                self._read_nodes(pair, metric, method)
-            for method in self.settings.methods:
-                if method in EDGE_METHODS and not self.refused:
-                    self._read_edges(pair, metric, method)
-            if self.settings.exact:
-                self._sweep(pair, metric)
+        given = list(pairs(self.model, task, "attribution", self.settings.batch))
+        for found in over(self.model, given, self._of_pair, "attribution"):
+            self._add(found)
+
+    def _of_pair(self, pair: Pair) -> "Asked":
+        """What one batch gives."""
+        own = Asked(self.model, self.stack, self.settings, refused=self.refused)
+        metric = pair.metric(self.model, self.settings.metric, self.settings.first)
+        own._read_ends(pair, metric)
+        for method in self.node_methods:
+            own._read_nodes(pair, metric, method)
+        for method in self.settings.methods:
+            if method in EDGE_METHODS and not own.refused:
+                own._read_edges(pair, metric, method)
+        if self.settings.exact:
+            own._sweep(pair, metric)
+        return own
+
+    def _add(self, other: "Asked") -> None:
+        """The next batch's; edges only up to the first batch that has none."""
+        kept = [(self.effects, other.effects), (self.sizes, other.sizes), (self.exact, other.exact)]
+        kept += [] if self.refused else [(self.edges, other.edges)]
+        for mine, theirs in kept:
+            for key, parts in theirs.items():
+                mine.setdefault(key, []).extend(parts)
+        self.layers |= other.layers
+        self.refused = self.refused or other.refused
+        self.read_off += other.read_off
 
     def _read_ends(self, pair: Pair, metric: Any) -> None:
         with torch.no_grad():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interp.task import Task
 
 
-@analysis
+@analysis(alone="it times each run, and workers beside each other would change what it tells")
 def compare(
     model: "Model",
     task: Any,

@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.asking import choose_layers
 from interp.batches import Batch, as_task, batches
 from interp.importance import gate_slopes
+from interp.mapping import over
 from interp.pairs import answers_metric
 from interp.prompt import Prompt
 from interp.readouts import Readout
@@ -106,10 +107,12 @@ class Asked:
     @cached_property
     def slopes(self) -> list[Tensor]:
         """Gradients of the metric by the heads' gates, of each batch: [batch, layer, position, head]."""
-        return [
-            gate_slopes(self.model, part.prompt, metric, stack=self.stack.name)
-            for part, metric in self.parts
-        ]
+        model, stack = self.model, self.stack.name
+
+        def of_part(part: tuple[Batch, Readout]) -> Tensor:
+            return gate_slopes(model, part[0].prompt, part[1], stack=stack)
+
+        return list(over(model, self.parts, of_part, "head_importance"))
 
     @cached_property
     def references(self) -> dict[int, list[tuple[int, Record]]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from analyses import analysis
 from analyses.rhythm.asked import TRAINED, Asked
-from analyses.rhythm.reading import Reading, answered, check_model, read
+from analyses.rhythm.reading import Reading, check_model, written_and_read
 from interp import coupling
 from interp.coupling.heads import Groups, unscored
 from interp.credit import Credit, too_short
@@ -81,10 +81,9 @@ def rhythm(
     asked = Asked(window, mode, layers, share, peaks, peak_share, horizon, lag, seed, shuffles, receivers,
                   chunks, proximity, depth_control, batch, count, Credit.of(credit), given)  # fmt: skip
     check_model(model)
-    found = answered(model, task, responses, asked)
-    readings = [read(model, *each, asked) for each in found]
-    size = len(readings) if mode == "analysis" else batch or MICRO_BATCH
-    batches = [readings[start : start + size] for start in range(0, len(readings), size)]
+    found = written_and_read(model, task, responses, asked)
+    size = len(found) if mode == "analysis" else batch or MICRO_BATCH
+    batches = [found[start : start + size] for start in range(0, len(found), size)]
     return _result(batches, asked)
 
 

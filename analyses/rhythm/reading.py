@@ -1,6 +1,5 @@
 """Responses, each written or given, and read once with their prompt."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from interp.asking import check_metric, choose_layers
 from interp.batches import as_task, rows_of
 from interp.coupling.heads import chunk_starts, receiver_scores
 from interp.credit import credit_layers
+from interp.mapping import over
 from interp.metrics import METRICS
 from interp.prompt import Prompt
 from interp.responses import SPAN, respond
@@ -51,10 +51,8 @@ def check_model(model: "Model") -> None:
         raise ValueError(f"{name} has no language-model head; open the ...ForCausalLM of it.")
 
 
-def answered(
-    model: "Model", task: Any, responses: Any, asked: Asked
-) -> Iterator[tuple[int, Prompt, bool]]:
-    """Records' numbers, prompts with their response, and whether it was written here."""
+def written_and_read(model: "Model", task: Any, responses: Any, asked: Asked) -> list[Reading]:
+    """Each record's response, written where none is given, and read."""
     told = rows_of(model, task, "rhythm") if isinstance(task, Prompt) else as_task(task, "rhythm")
     told = told[: asked.count]
     if responses is not None and (isinstance(responses, str) or len(responses) != len(told)):
@@ -63,7 +61,9 @@ def answered(
             f"{'one text was given' if isinstance(responses, str) else f'{len(responses)} were given'}."
         )
     named = [name for name, value in asked.given.items() if value is not None]
-    for number in range(len(told)):
+
+    def answered(number: int) -> tuple[Prompt, bool]:
+        """The prompt with its response, and whether it was written here."""
         prompt = told[number] if isinstance(told, list) else told[number : number + 1].encode(model)
         own = SPAN in prompt.names
         if named and (own or responses is not None) or own and responses is not None:
@@ -72,15 +72,19 @@ def answered(
                 f"response, {f'a span {SPAN!r}' if own else 'of responses='}."
             )
         if own:
-            yield number, prompt, False
-        elif responses is not None:
+            return prompt, False
+        if responses is not None:
             text = isinstance(responses[number], str)
             answer = (
                 responses[number] if text else torch.as_tensor(responses[number]).reshape(1, -1)
             )
-            yield number, respond(model, prompt, answer), False
-        else:
-            yield number, _write(model, prompt, asked, number), True
+            return respond(model, prompt, answer), False
+        return _write(model, prompt, asked, number), True
+
+    def one(number: int) -> Reading:
+        return _read(model, number, *answered(number), asked)
+
+    return list(over(model, range(len(told)), one, "rhythm"))
 
 
 def _write(model: "Model", prompt: Prompt, asked: Asked, number: int) -> Prompt:
@@ -97,7 +101,7 @@ def _write(model: "Model", prompt: Prompt, asked: Asked, number: int) -> Prompt:
         return respond(model, prompt, **options)
 
 
-def read(model: "Model", number: int, prompt: Prompt, written: bool, asked: Asked) -> Reading:
+def _read(model: "Model", number: int, prompt: Prompt, written: bool, asked: Asked) -> Reading:
     """One forward over the prompt and its response."""
     positions = np.flatnonzero(prompt.where(SPAN)[0].cpu().numpy())
     _check_response(positions, number, asked)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from interp.model import Model
 
 
-@analysis
+@analysis(alone="it times each answer, and workers beside each other would change what it tells")
 def steer(
     model: "Model",
     task: Any,

@@ -21,12 +21,13 @@ COMMON = {
     "task": ("NAME...", "A task's name, or a file of records; several where they are compared."),
     "dtype": ("TEXT", "float16, bfloat16 or float32; the files' own without it."),
     "device": ("TEXT", "cpu, cuda, cuda:1, ..."),
+    "backend": ("NAME", "hf, lens (TransformerLens) or nnsight."),
     "fault": ("NAME", "Known damage to a shipped model."),
     "images": ("FOLDER", "The folder that images of a file of records are in."),
     "out": ("FOLDER", "Where the result is saved; runs/NAME without it."),
     "on": (
         "WHERE",
-        "ray, ray:4 (workers) or ray://host:port: work is shared out to a Ray cluster.",
+        "ray, ray:4 (workers), auto or ray://host:port: work is shared out to a Ray cluster.",
     ),
 }
 SHORT = 100  # characters of a docstring that are repeated beside an option
@@ -238,7 +239,7 @@ def _model(name: str, analysis: Any, common: dict[str, list[str]]) -> Any:
             )
         return None
     where: dict[str, Any] = {
-        key: common[key][0] for key in ("fault", "dtype", "device") if key in common
+        key: common[key][0] for key in ("backend", "fault", "dtype", "device") if key in common
     }
     return loaded(common["model"][0], **where)
 

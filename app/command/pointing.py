@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def points(
     model: Annotated[str, typer.Option(help="A shipped name, a folder or a hub id.")],
+    backend: Annotated[str, typer.Option(help="hf, lens (TransformerLens) or nnsight.")] = "hf",
     dtype: Annotated[str | None, typer.Option(help="float16, bfloat16 or float32.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     json_asked: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
@@ -26,12 +27,15 @@ def points(
     """
 
     with quiet(json_asked):
-        opened = loaded(model, dtype=dtype, device=device)
+        opened = loaded(model, backend=backend, dtype=dtype, device=device)
         table = opened.points()
     if json_asked:
         document({"model": opened.name, "points": records(table)})
         return
-    say(shown(_together(table), rows=None))
+    found = _together(table)
+    say(shown(found.drop(columns="note"), rows=None))
+    for row in found.dropna(subset="note").to_dict("records"):
+        say(f"* {row['stack']} {row['site']} of layers {row['layers']}: {row['note']}")
     say(
         f"{opened.name}: {table['read'].sum()} of {len(table)} points can be read, "
         f"{table['change'].sum()} changed."

@@ -27,6 +27,7 @@ def generate(
         bool, typer.Option("--chat", help="Lay the prompt into the model's chat template.")
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How long an answer may be.")] = 64,
+    backend: Annotated[str, typer.Option(help="hf, lens (TransformerLens) or nnsight.")] = "hf",
     dtype: Annotated[str | None, typer.Option(help="float16, bfloat16 or float32.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     json_asked: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
@@ -41,7 +42,7 @@ def generate(
         items = [written(line) for line in using or []]
         pictures = [_opened(path) for path in image or []]
 
-        opened = loaded(model, fault=fault, dtype=dtype, device=device)
+        opened = loaded(model, backend=backend, fault=fault, dtype=dtype, device=device)
         text: Any = [{"role": "user", "content": prompt}] if chat else prompt
         asked = opened.encode(text, images=pictures or None)
         found = _answers(opened, asked, items, max_new_tokens)

@@ -15,6 +15,7 @@ from interp.attribution import Edges, eap_ig_inputs, fractions
 from interp.circuits.building import greedy, pruned, top
 from interp.circuits.graph import Edge, Graph, edge
 from interp.circuits.record import Circuit
+from interp.mapping import over
 from interp.pairs import METRICS, Pair, pairs
 from interp.readouts import Divergence
 from interp.registry import unknown
@@ -123,12 +124,16 @@ def _scores(
     batch: int,
 ) -> tuple[dict[Edge, float], dict[Edge, float]]:
     """Means over records of each edge's score and of its size."""
-    total, size, count, last = None, None, 0, None
-    for pair in pairs(model, task, "estimated", batch):
+
+    def of_pair(pair: Pair) -> Edges:
         judge = _judge(model, pair, metric, first)
-        last = eap_ig_inputs(
+        return eap_ig_inputs(
             model, pair.clean, pair.corrupted, judge, steps=steps, rule=rule, stack=stack
         )
+
+    total, size, count, last = None, None, 0, None
+    given = list(pairs(model, task, "estimated", batch))
+    for last in over(model, given, of_pair, "estimated"):
         scores = last.scores.double()
         total = scores.sum(0) if total is None else total + scores.sum(0)
         size = scores.abs().sum(0) if size is None else size + scores.abs().sum(0)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from interp.asking import choose_stack
 from interp.circuits.graph import Node
 from interp.circuits.paths import PathEffects, path_effects
-from interp.pairs import pairs
+from interp.mapping import over
+from interp.pairs import Pair, pairs
 from interp.statistics import NORMAL
 
 if TYPE_CHECKING:
@@ -82,13 +83,17 @@ def task_effects(
     who: str = "path patching",
 ) -> PathEffects:
     """`path_effects` of every head over all pairs of a task, rows in the order of the task."""
-    parts = [
-        (pair.numbers,
-         path_effects(model, pair.clean, pair.corrupted, pair.metric(model, metric, first), None,
-                      receivers, operator, position, freeze_mlps, stack, rows=4 * batch))
-        for pair in pairs(model, task, who, batch)
-    ]  # fmt: skip
-    return PathEffects.joined(parts)
+
+    def of_pair(pair: Pair) -> PathEffects:
+        judge = pair.metric(model, metric, first)
+        return path_effects(
+            model, pair.clean, pair.corrupted, judge, None, receivers, operator, position,
+            freeze_mlps, stack, rows=4 * batch,
+        )  # fmt: skip
+
+    given = list(pairs(model, task, who, batch))
+    found = over(model, given, of_pair, who)
+    return PathEffects.joined([(one.numbers, own) for one, own in zip(given, found, strict=True)])
 
 
 def in_stages(

@@ -122,8 +122,9 @@ class Recorder(Carrier):
             return
         if self._output.shape != hidden.shape:
             raise NotReplayed("the model reshapes the stream between two layers")
-        if not torch.equal(self._output, hidden):
-            self.kept.layers[-1].added = hidden.detach() - self._output
+        handed = hidden.detach().to(self._output.device)  # the next layer may lie on another
+        if not torch.equal(self._output, handed):
+            self.kept.layers[-1].added = handed - self._output
 
     def attention(self, passage: Any, call: Callable[[], Any], parts: tuple) -> Any:
         output = call()

@@ -15,6 +15,7 @@ from interp.live import RUN, Carrier, Place, Session, live
 from interp.prompt import Prompt
 from interp.replay.capture import Captured, NotReplayed, new_run
 from interp.shadow import Around, shadowed
+from interp.spread import local
 from interp.structure import Stack
 from interp.taps import layer_taps
 from interp.trace import main_output
@@ -50,6 +51,8 @@ def _narrow(original: Callable[..., Any], module: nn.Module, args: tuple, kwargs
     columns = _COLUMNS.get()
     if columns is None or type(module) is not nn.Linear or len(args) != 1 or kwargs:
         return original(*args, **kwargs)
+    if module.weight.is_meta or local(module.weight) is not module.weight:
+        return original(*args)[..., columns]  # spread: only its own forward knows where it lies
     bias = None if module.bias is None else module.bias[columns]
     return nn.functional.linear(args[0], module.weight[columns], bias)
 

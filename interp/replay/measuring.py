@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.progress import bar
 from interp.readouts import Readout
+from interp.replay.again import Again, shared
 from interp.replay.changes import Change
 from interp.replay.plan import chunks
 from interp.replay.rows import Row
@@ -33,21 +34,30 @@ def measured(
     """[batch, cell] or [batch, cell, k]; a cell without changes has the value of the run."""
     plain = read(metric, replay.logits, replay).cpu()
     found = plain[:, None].repeat(1, len(cells), *[1] * (plain.ndim - 1))
-    work = list(_work(replay, cells, metric, budget))
+    work = list(work_of(replay, cells, metric, budget))
     saved = None
     if save is not None:
         rule = {**(made or {}), "path": replay.path, "budget": budget, "metric": _name(metric)}
         rule |= {"plain": digest([plain]), "changes": digest(of_cells(cells))}
         saved = Saved(save, rule, len(work))
     with bar(sum(size for _, size, _ in work), "sweep", progress, parts=True) as shown:
-        for number, (places, size, run) in enumerate(work):
-            values = saved.read(number) if saved is not None else None
-            if values is None:
-                values = run().detach().cpu()
-                if saved is not None:
-                    saved.write(number, values)
+
+        def put(number: int, values: Tensor) -> None:
+            places, size, _ = work[number]
             found[places[1], places[0]] = values.to(found)
             shown.update(size)
+
+        left = []
+        for number in range(len(work)):
+            values = saved.read(number) if saved is not None else None
+            left += [number] if values is None else []
+            if values is not None:
+                put(number, values)
+        again = Again.of(replay, cells, metric, budget, plain)
+        for number, values in shared(replay.model, left, lambda at: work[at][2](), again):
+            if saved is not None:
+                saved.write(number, values)
+            put(number, values)
     check_numbers(found, cells, plain)
     return found
 
@@ -70,7 +80,7 @@ def check_numbers(found: Tensor, cells: Sequence[Sequence[Change]], plain: Tenso
         raise ValueError(f"the metric is NaN in row {row} for the cell {cell} ({where}).")
 
 
-def _work(
+def work_of(
     replay: "Replay", cells: Sequence[Sequence[Change]], metric: Any, budget: float
 ) -> Iterator[tuple[tuple[Tensor, Tensor], float, Callable[[], Tensor]]]:
     """Chunks: (cells and rows of the prompt that it fills), how much work it is, and how it is done."""

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -13,6 +15,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from interp.placing import LEFT
 from interp.replay.changes import Change
 from interp.sites import Hook
 
@@ -47,6 +50,7 @@ class Saved:
             )
         else:
             _write(manifest, json.dumps(says).encode())
+        _clear(self.folder)
 
     def read(self, number: int) -> Tensor | None:
         path = self._path(number)
@@ -71,6 +75,14 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     half.replace(path)
+
+
+def _clear(folder: Path) -> None:
+    """What killed processes were writing; what is young may still be written."""
+    for left in folder.glob("chunk-*.tmp"):
+        with suppress(FileNotFoundError):
+            if left.stat().st_mtime < time.time() - LEFT:
+                left.unlink()
 
 
 def digest(parts: Iterable[Any]) -> str:
@@ -135,7 +147,7 @@ def of_run(model: "Model", prompt: "Prompt", hooks: Sequence[Hook]) -> dict[str,
     ]
     content = [part for one in parts for part in one]
     return {
-        "weights": making.weights_digest(model.hf),
+        "weights": making.weights_digest(model.plain),
         "prompt": making.digest(prompt),
         "hooks": digest(content),
     }

@@ -29,6 +29,7 @@ class Wave(Attending):
         states = self.kept.stream[0].new_empty(0, self.kept.stream[0].shape[-1])
         last = self.reads is not None
         for layer in range(total):
+            states = states.to(self.kept.stream[layer].device)
             joining = [row for row in rows if row.entry == layer]
             states = self._join(states, [row for row in joining if row.early], layer)
             self.local = Local([row for row in joining if not row.early])
@@ -57,7 +58,7 @@ class Wave(Attending):
 
     def _repack(self, states: Tensor, joining: list[Row], start: list[Tensor]) -> Tensor:
         self.pack = Pack([*self.pack.rows, *joining], self.kept.positions)
-        return torch.cat([states, *start])
+        return torch.cat([states.to(start[0].device), *start])
 
     def _merge(self, states: Tensor, inside: Tensor, layer: int) -> Tensor:
         """Rows that were changed inside this layer go on with all positions that may differ from here."""
@@ -68,7 +69,7 @@ class Wave(Attending):
             own = self.kept.stream[layer + 1][row.base, row.start :].clone()
             places = self.local.places[number]
             first = int(self.local.offsets[number])
-            own[places - row.start] = inside[first : first + len(places)]
+            own[places - row.start] = inside[first : first + len(places)].to(own)
             start.append(own)
         return self._repack(states, self.local.rows, start)
 

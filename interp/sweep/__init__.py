@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp import mapping
 from interp.asking import choose_heads, choose_layers, choose_stack
 from interp.replay import Replay
 from interp.sites import Hook, parse_site, whole_number
@@ -44,6 +45,7 @@ def sweep(
     save: str | Path | None = None,
     progress: bool | None = None,
     path: str | None = None,
+    on: str | None = None,
 ) -> Grid:
     """See `Model.sweep`."""
     name, own = parse_site(site)
@@ -77,20 +79,21 @@ def sweep(
     source = Source(model, name, tower, take, reference, scale, seed, every, several)
     whole = "a function over several layers sees what the earlier ones made"
     path = "whole" if source.called else path
-    replay = Replay(model, prompt, host, using, hooks, source.readers(), path)
-    source.fill(replay)
-    axes = Axes(replay, source, named, windows, positions, heads, spans)
-    cells = list(cells_of(replay, source, axes, metric))
-    values = replay.values(cells, metric, budget, save, progress)
-    shape = [len(axes.labels[name]) for name in named]
-    grid = values.reshape(len(values), *shape, *values.shape[2:])
-    plain = replay.values([[]], metric)[:, 0]
-    why = whole if source.called else replay.why
-    skipped = sum(not cell for cell in cells)
-    prompt = replay.prompt
-    tokens = prompt.tokens if (len(prompt), prompt.length) == source.extent else []
-    how = (replay.path, why, name, skipped, tokens)
-    return Grid.of(grid, ("batch", *named), axes.labels, plain, *how)
+    with mapping.on(on):
+        replay = Replay(model, prompt, host, using, hooks, source.readers(), path)
+        source.fill(replay)
+        axes = Axes(replay, source, named, windows, positions, heads, spans)
+        cells = list(cells_of(replay, source, axes, metric))
+        values = replay.values(cells, metric, budget, save, progress)
+        shape = [len(axes.labels[name]) for name in named]
+        grid = values.reshape(len(values), *shape, *values.shape[2:])
+        plain = replay.values([[]], metric)[:, 0]
+        why = whole if source.called else replay.why
+        skipped = sum(not cell for cell in cells)
+        prompt = replay.prompt
+        tokens = prompt.tokens if (len(prompt), prompt.length) == source.extent else []
+        how = (replay.path, why, name, skipped, tokens)
+        return Grid.of(grid, ("batch", *named), axes.labels, plain, *how)
 
 
 def _names(over: Sequence[str] | str) -> tuple[str, ...]:

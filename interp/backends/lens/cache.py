@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from interp.extras import need
+from interp.metrics import owns
 from interp.sites import SITES
+from interp.structure import Stack
 from interp.trace import Trace
 
 # Where TransformerLens keeps a stack's layers, and what it calls their attention.
@@ -104,11 +106,9 @@ def from_cache(cache: Mapping[str, Tensor], model: Any, prompt: Any) -> Trace:
         for site, value in _sites(values, stack in model.rotated):
             axes = SITES[site]
             value = value[None] if value.ndim == len(axes) - 1 else value
-            if value.ndim != len(axes):
-                raise ValueError(
-                    f"{site} of layer {layer} is {tuple(value.shape)} in this cache, and not "
-                    f"[{', '.join(axes)}]."
-                )
+            check_shape(value, site, layer, model.stacks[stack], prompt)
+            if site == "pattern" and owns(stack, prompt):  # padding rows are 0, as everywhere here
+                value = value * prompt.mask[:, None, :, None].to(value)
             trace.keep(site, layer, stack, value)
     if len(trace) == 0:
         raise LookupError(
@@ -116,6 +116,24 @@ def from_cache(cache: Mapping[str, Tensor], model: Any, prompt: Any) -> Trace:
             f"{', '.join(list(dict(cache))[:5])}."
         )
     return trace
+
+
+def check_shape(value: Tensor, site: str, layer: int, stack: Stack, prompt: Any) -> None:
+    """Refuse what cannot be of this prompt on this model."""
+    axes = SITES[site]
+    known = {"batch": len(prompt), "head": stack.heads, "kv_head": stack.kv_heads}
+    if owns(stack.name, prompt, site):
+        known |= dict.fromkeys(("position", "query", "key"), prompt.length)
+    wrong = [
+        f"{name} {size}, not {known[name]}"
+        for name, size in zip(axes, value.shape, strict=False)
+        if name in known and size != known[name]
+    ]
+    if value.ndim != len(axes) or wrong:
+        raise ValueError(
+            f"{site} of layer {layer} of the {stack.name} stack is {tuple(value.shape)}, and cannot be of "
+            f"this prompt: [{', '.join(axes)}] has {'; '.join(wrong) or f'{len(axes)} axes'}."
+        )
 
 
 def _stack(home: str, attention: str | None, stacks: list[str]) -> str | None:

@@ -73,7 +73,8 @@ class LensModel(Model):
         wanted = {*wanted, *((name, "pattern") for name in self.stacks)}  # metrics read it
         for (name, _, site), point in self.points_there.items():
             if (name, site) in wanted:
-                yield point, "forward", around
+                # Around the whole call: hooks that a user hung onto the point come before.
+                yield point, "_call_impl", around
 
 
 class _Around:

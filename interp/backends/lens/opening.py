@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from interp.backends import refuse_spread
 from interp.backends.lens.model import LensModel
 from interp.extras import need
 
@@ -23,6 +24,7 @@ def open_model(name: str | Path, **settings: Any) -> LensModel:
 
     _lens()
     plain = load(name, **settings)
+    refuse_spread(plain.hf, "lens")
     processor = plain.processor
     return LensModel(_bridge(plain.unwrap(), processor), processor)
 

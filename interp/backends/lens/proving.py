@@ -1,6 +1,8 @@
 """Whether a bridge shows at its hook points what the model's own attention sees: compared, not trusted."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,14 +55,14 @@ class Proof:
         self.even = _asked(model, padded=False)
         self.plain: Any = Model(model.plain, model.processor)
         self._changes: dict[tuple[str, str, int], str] = {}
-        with torch.no_grad():
+        with torch.no_grad(), bare(model.hf):
             mine, own = model.logits(self.prompt), self.plain.logits(self.prompt)
         if not _equal(*_of_tokens("logits", self.prompt, mine, own)):
             self.plain = None
 
     def refuse_what_differs(self) -> None:
         """Put sites that show something else than the plain model's among what each stack refuses."""
-        with torch.no_grad():
+        with torch.no_grad(), bare(self.model.hf):
             for stack in self.model.stacks if self.plain is not None else ():
                 for site in SITES:
                     if site not in self.model.stacks[stack].refused:
@@ -71,7 +73,7 @@ class Proof:
         key = (stack, site, layer)
         if key not in self._changes:
             self._changes[key] = ""  # while it is tried
-            with plainly(), torch.no_grad():
+            with plainly(), torch.no_grad(), bare(self.model.hf):
                 self._changes[key] = self._tried(stack, site, layer)
         return self._changes[key]
 
@@ -90,6 +92,20 @@ class Proof:
         if _equal(after, own):
             return ""
         return (THROWN if torch.equal(before, after) else PART).format(**told)
+
+
+@contextmanager
+def bare(hf: nn.Module) -> Iterator[None]:
+    """Without the hooks that a user hung onto hook points: they are not what is compared."""
+    hooked = [module for module in hf.modules() if hasattr(module, "fwd_hooks")]
+    before = [(module, module._forward_hooks) for module in hooked if module._forward_hooks]
+    for module, hooks in before:
+        module._forward_hooks = type(hooks)()
+    try:
+        yield
+    finally:
+        for module, hooks in before:
+            module._forward_hooks = hooks
 
 
 def _asked(model: Any, padded: bool) -> Prompt:
