@@ -115,7 +115,7 @@ def test_help_lists_exactly_the_settings(name):
     settings = [one for one in parameters if one.kind is one.KEYWORD_ONLY]
     options = got.stdout.split("\nOptions:\n")[1].split("\n\n")[0]
     own = [line.split()[0][2:] for line in options.splitlines() if line.startswith("  --")]
-    common = ["model", "task", "dtype", "device", "fault", "images", "out", "on"]
+    common = ["model", "task", "dtype", "device", "backend", "fault", "images", "out", "on"]
     expected = [one for one in common if one not in {each.name for each in settings}]
     expected += [one.name.replace("_", "-") for one in settings] + ["json", "help"]
     assert got.exit_code == 0 and own == expected
