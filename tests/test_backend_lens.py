@@ -223,6 +223,19 @@ def test_a_live_bridge_is_wrapped_and_what_it_took_over_is_told():
     assert find_stacks(hf)["text"].size == len(bridge.blocks)
 
 
+@torch.no_grad()
+def test_weights_that_are_folded_later_are_the_bridges_own():
+    plain, _, _ = pair("gpt2")
+    lens = interp.wrap(interp.wrap(FAMILIES["gpt2"].model()).hf, backend="lens")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lens.bridge.enable_compatibility_mode()
+    base = lens.logits(PROMPT_IDS)
+    assert not torch.allclose(base, plain.logits(PROMPT_IDS), atol=1e-3)  # centred
+    moved = lens.logits(PROMPT_IDS, hooks=Hook("z", disturb, layers=[1]))
+    assert (moved - base).abs().max() > 1e-2
+
+
 def test_threads_do_not_see_each_other(both):
     lens = both[1]
     prompt = lens.encode(PROMPT)

@@ -85,7 +85,8 @@ class Proof:
         except LookupError:  # this prompt does not reach the stack
             return ""
         told = {"site": site, "stack": stack, "layer": layer}
-        if self.plain is None:
+        if self.plain is None or not _equal(before, self.plain.logits(self.even)):
+            # Folded before it was wrapped, or since.
             first = layer == min(self.model.stacks[stack].layers)
             return THROWN.format(**told) if first and torch.equal(before, after) else ""
         own = self.plain.logits(self.even, hooks=hook)
