@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 FORMAT = 1  # what is written; docs/runs.md says what changes it
 READS = (1,)  # formats that this version opens
-TRIES = 8  # at reading what is replaced meanwhile
+TRIES = 40  # at reading what is replaced meanwhile
 Read = TypeVar("Read")
 KINDS = {"analysis": str, "tables": list, "notes": list, "made": dict}  # other keys are passed over
 

@@ -183,10 +183,11 @@ def test_processes_that_save_to_one_place_leave_one_whole_result(tmp_path):
 
 
 SAVES_BY_TURNS = """
-import sys
+import sys, time
 import pandas, torch
 from interp.result import Result
 for turn in range(40):
+    time.sleep(0.05)  # longer than reading takes, as a rule
     table = pandas.DataFrame({"turn": [turn] * 3})
     tables = {name: table for name in ("more", "less")[: 1 + turn % 2]}
     Result("sinks", table, tables, {"map": torch.full((2,), turn)}, made={"turn": turn}).save(sys.argv[1])
