@@ -175,6 +175,24 @@ def sessions_of(module: nn.Module) -> tuple[Place | None, list[Session]]:
     return (found[0].places[module], found) if found else (None, [])
 
 
+def positions_of(module: nn.Module, place: Place, queries: int, keys: int) -> tuple[int, int]:
+    """Absolute positions of the first query and the first key.
+
+    A tower that splits one sequence into several calls (windows, images) counts on from the last.
+    """
+    run = RUN.get()
+    if run is not None and not place.stack.startswith("vision"):
+        run.visit_once(module, place)
+    if place.causal or "cross" in place.stack:
+        first = run.first if run is not None else 0
+        return first, max(0, first + queries - keys) if place.causal else 0
+    if run is None:
+        return 0, 0
+    seen = run.visits.get(module, (0, 0))
+    run.visits[module] = (seen[0] + queries, seen[1] + keys)
+    return seen
+
+
 def carrier_of(sessions: Iterable[Session]) -> Carrier | None:
     return next((session.carrier for session in sessions if session.carrier is not None), None)
 

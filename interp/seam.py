@@ -27,6 +27,7 @@ from interp.live import (
     carrier_of,
     hooks_at,
     pass_through,
+    positions_of,
     sessions_of,
 )
 from interp.metrics import AXES, Block
@@ -158,7 +159,7 @@ def _asked(
     if not metrics and carrier is None and not any(hooks.values()):
         return None
     queries = query.shape[2]
-    first, first_key = _positions(module, place, queries, key.shape[2])
+    first, first_key = positions_of(module, place, queries, key.shape[2])
     run = RUN.get()
     start = (run.start or 0) if run is not None else 0
     for site in MAP_SITES:
@@ -181,24 +182,6 @@ def _check_by_head(passage: Passage) -> None:
                 "its own heads alone: not served under tensor parallelism. Give a metric of single heads, or "
                 "open the model in one process."
             )
-
-
-def _positions(module: nn.Module, place: Place, queries: int, keys: int) -> tuple[int, int]:
-    """Absolute positions of the first query and the first key.
-
-    A tower that splits one sequence into several calls (windows, images) counts on from the last.
-    """
-    run = RUN.get()
-    if run is not None and not place.stack.startswith("vision"):
-        run.visit_once(module, place)
-    if place.causal or "cross" in place.stack:
-        first = run.first if run is not None else 0
-        return first, max(0, first + queries - keys) if place.causal else 0
-    if run is None:
-        return 0, 0
-    seen = run.visits.get(module, (0, 0))
-    run.visits[module] = (seen[0] + queries, seen[1] + keys)
-    return seen
 
 
 def attend(

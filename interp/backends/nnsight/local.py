@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.backends.nnsight.walking import Stop, walk
-from interp.live import LIVE, RUN, Place, Session, Watched, hooks_at, pass_through
+from interp.live import LIVE, RUN, Place, Session, Watched, hooks_at, pass_through, positions_of
 from interp.measured import measure
 from interp.sites import ATTENTION_SITES, SITES
 from interp.structure import Stack
@@ -83,7 +83,9 @@ class Courier:
 
     def begin(self, place: Place, envoy: Any, queries: int, keys: int) -> None:
         """An attention call begins: where its first query and its first key stand."""
-        self.first[place] = self.context.copy().run(_positions, envoy._module, place, queries, keys)
+        self.first[place] = self.context.copy().run(
+            positions_of, envoy._module, place, queries, keys
+        )
 
     def deliver(self, place: Place, site: str, value: Tensor) -> Tensor:
         """The value after the site's hooks; the same object where they only read."""
@@ -101,21 +103,6 @@ class Courier:
         if site == "pattern" and self.metrics:
             measure(self.metrics, after, place, None if run is None else run.prompt)
         return after
-
-
-def _positions(module: nn.Module, place: Place, queries: int, keys: int) -> tuple[int, int]:
-    """Absolute positions of the first query and the first key of an attention call."""
-    run = RUN.get()
-    if run is not None and not place.stack.startswith("vision"):
-        run.visit_once(module, place)
-    if place.causal or "cross" in place.stack:
-        first = run.first if run is not None else 0
-        return first, max(0, first + queries - keys) if place.causal else 0
-    if run is None:
-        return 0, 0
-    seen = run.visits.get(module, (0, 0))
-    run.visits[module] = (seen[0] + queries, seen[1] + keys)
-    return seen
 
 
 Asks = Callable[[Place, str], bool]
